@@ -1,0 +1,141 @@
+/* Kernel IR: one description a kernel, from which the host (LLVM) and the CUDA printer generate code.
+ *
+ * Three kinds share one body of scalar instructions with row, column and element roles:
+ *   ROWS       a row-wise kernel over `rows` rows of `cols` columns: the body is the whole kernel
+ *   GEMM       a main loop acc[i, n] = sum over k of a[i, k] * w[n, k], then the body as its epilogue
+ *   ATTENTION  causal attention over the paged KV cache; no body
+ * Kernels are compared and cached by their printed text (kir_print), so equal layers share code: whatever changes the generated
+ * code must be printed. */
+#ifndef SYL_CODEGEN_KIR_H
+#define SYL_CODEGEN_KIR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/arena.h"
+#include "base/diag.h"
+
+typedef enum kir_op {
+#define KIR(ident, name, args, role, doc) KIR_##ident,
+#include "codegen/kir.def"
+    KIR_OP_COUNT
+} kir_op;
+
+typedef enum kir_role { KIR_UNIFORM, KIR_ROW, KIR_COL, KIR_ELEM, KIR_SAME, KIR_NONE } kir_role;
+typedef enum kir_type { KIR_F32, KIR_F64, KIR_BF16, KIR_F16, KIR_I8, KIR_I32 } kir_type; /* registers: F32, F64, I8, I32 */
+
+typedef struct kir_op_info {
+    const char *name, *doc;
+    int args;
+    kir_role role;
+} kir_op_info;
+extern const kir_op_info kir_ops[KIR_OP_COUNT];
+
+/* What a buffer argument points at. */
+typedef enum kir_shape {
+    KIR_MATRIX, /* [rows, cols], `stride` elements between rows */
+    KIR_PER_ROW, /* [rows] */
+    KIR_PER_COL, /* [cols] */
+    KIR_PACKED,  /* GEMM weights in the panel layout of the kernel's tile (host/pack.h) */
+    KIR_CACHE,   /* syl_kv_view (below) */
+} kir_shape;
+
+typedef struct kir_buffer {
+    const char *name;
+    kir_shape shape;
+    kir_type elem;
+    int64_t cols, stride;
+    bool written;
+} kir_buffer;
+
+typedef struct kir_inst {
+    kir_op op;
+    kir_type type; /* of the result register */
+    kir_role role; /* of the result */
+    int args[3];   /* instruction numbers, each smaller than its own */
+    int buffer;    /* loads, stores, append, rope; else -1 */
+    double f;      /* imm */
+    int table;     /* table */
+    const int64_t *factors; /* hadamard */
+    int n_factors;
+    bool transpose;
+    int heads, dims; /* rope */
+    bool interleaved;
+} kir_inst;
+
+typedef struct kir_table {
+    int64_t n;
+    const double *values;
+} kir_table;
+
+typedef enum kir_kind { KIR_ROWS, KIR_GEMM, KIR_ATTENTION } kir_kind;
+
+/* How the products of the main loop are formed on the target. */
+typedef enum kir_dot {
+    KIR_DOT_F32,  /* a: F32 or BF16, w: F32 or BF16, f32 fma, k in order */
+    KIR_DOT_I8,   /* i8 x i8: widened products, any machine */
+    KIR_DOT_MADD, /* i8 x i8: pairs of k by pmaddwd (AVX2) */
+    KIR_DOT_VNNI, /* (i8 + 128 as u8) x i8: fours of k by vpdpbusd; the packed weights carry -128 * sum_k w[n, k] */
+} kir_dot;
+
+typedef struct kir_gemm {
+    int a, w;          /* buffers */
+    int64_t n, k;
+    kir_dot dot;
+    int mr, nr, ku;    /* micro tile: mr rows x nr columns, ku values of k a step; remaining rows run with 1 row */
+    int mblock;        /* rows of a task */
+} kir_gemm;
+
+typedef struct kir_attention {
+    int q, out, cache, pos, seq; /* buffers */
+    int heads, kv_heads, head_dim;
+    double scale;
+    int mr; /* query rows sharing a pass over the keys when they are of one sequence */
+} kir_attention;
+
+typedef struct kir_kernel {
+    kir_kind kind;
+    const char *name; /* descriptive: "rms_norm_quantize"; not part of the identity */
+    int64_t cols;     /* ROWS */
+    SYL_VEC(kir_buffer) buffers; /* in the order of the kernel's arguments */
+    SYL_VEC(kir_inst) body;
+    SYL_VEC(kir_table) tables;
+    kir_gemm gemm;
+    kir_attention attention;
+    kir_type cache_elem; /* element of the KV cache, where one is used: F32 or BF16 */
+    int cache_heads, cache_dim;
+} kir_kernel;
+
+enum { KIR_LANES = 16, SYL_KV_PAGE = 64 };
+
+/* One layer of the KV cache as kernels see it. A page holds SYL_KV_PAGE positions of one sequence for all layers:
+ * [layer][kv_head]{ K: [head_dim][SYL_KV_PAGE], V: [SYL_KV_PAGE][head_dim] } elements. Pages start zeroed. */
+typedef struct syl_kv_view {
+    void *const *pages;      /* page number -> memory */
+    const int32_t *table;    /* [sequences][table_stride]: page number of position p of sequence s is table[s * table_stride + p / SYL_KV_PAGE] */
+    int64_t table_stride;
+    int64_t layer_offset; /* elements from the start of a page to this layer's keys: a view is of one layer, so layers share code */
+} syl_kv_view;
+
+/* The generated function. buffers[i] is the i-th buffer (KIR_CACHE: const syl_kv_view *). Tasks [begin, end) of kir_tasks() many;
+ * scratch has kir_scratch() bytes, 64-byte aligned, one a thread. Buffers have 64 readable bytes behind their end. */
+typedef void (*kir_function)(void *const *buffers, int64_t rows, int64_t begin, int64_t end, void *scratch);
+
+/* Number of independent tasks for a number of rows. ROWS: a task a row. GEMM: task t = block of mblock rows (t / panels), panel of nr
+ * columns (t % panels). ATTENTION: task t = block of mr rows (t / heads), head (t % heads). */
+int64_t kir_tasks(const kir_kernel *kernel, int64_t rows);
+int64_t kir_scratch(const kir_kernel *kernel);
+
+/* Appends an instruction, computing role (and type where it follows from the operands); returns its number. */
+int kir_emit(syl_arena *arena, kir_kernel *kernel, kir_inst inst);
+int kir_add_buffer(syl_arena *arena, kir_kernel *kernel, kir_buffer buffer);
+
+/* The schedule of a ROWS body: row-wide instructions (reductions, transforms) cut it into stages; stage[i] is that of
+ * instruction i. Elements that later stages need are kept in a scratch row (keep[i]) unless they are loads or cheap, which are computed again.
+ * Arrays have body.n entries. */
+void kir_schedule(const kir_kernel *kernel, int *stage, bool *keep);
+
+void kir_print(const kir_kernel *kernel, syl_text *out);
+/* Internal consistency: operand numbers, roles, types, buffers, sizes. */
+SYL_NODISCARD syl_status kir_verify(const kir_kernel *kernel, syl_diag *diag);
+
+#endif

@@ -1,0 +1,138 @@
+/* Paged KV cache (kv.h). Freed pages are kept in a list and zeroed when they are taken again. */
+#include "runtime/kv.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/size.h"
+
+struct syl_kv {
+    syl_kv_shape shape;
+    size_t elem_size, page_size;
+    int64_t stride;    /* pages a sequence may have: width of the table */
+    void **pages;      /* page number -> memory */
+    int32_t n_pages, cap_pages;
+    int32_t *free_pages;
+    int32_t n_free;    /* capacity: cap_pages */
+    int32_t *table;    /* [sequences][stride] */
+    int64_t *lengths;  /* [sequences] */
+    syl_kv_view view;
+};
+
+static size_t elem_size(kir_type elem) { return elem == KIR_F32 ? 4 : 2; }
+
+syl_status syl_kv_create(const syl_kv_shape *shape, syl_diag *diag, syl_kv **out) {
+    *out = NULL;
+    size_t page = elem_size(shape->elem), cells;
+    if (!syl_size_mul(page, (size_t)shape->layers, &page) || !syl_size_mul(page, (size_t)shape->heads, &page) ||
+        !syl_size_mul(page, (size_t)shape->head_dim, &page) || !syl_size_mul(page, 2 * SYL_KV_PAGE, &page)) {
+        return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "the KV cache's page size overflows");
+    }
+    int64_t stride = syl_ceil_div(shape->context, SYL_KV_PAGE);
+    if (!syl_size_mul((size_t)stride, (size_t)shape->sequences, &cells) || cells > INT32_MAX) {
+        return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE,
+                         "%d sequences of %lld positions need too many pages of KV cache", shape->sequences,
+                         (long long)shape->context);
+    }
+    syl_kv *kv = calloc(1, sizeof *kv);
+    if (kv) {
+        *kv = (syl_kv){.shape = *shape, .elem_size = elem_size(shape->elem), .page_size = page, .stride = stride};
+        kv->table = calloc(cells ? cells : 1, sizeof *kv->table);
+        kv->lengths = calloc((size_t)shape->sequences, sizeof *kv->lengths);
+    }
+    if (!kv || !kv->table || !kv->lengths) {
+        syl_kv_destroy(kv);
+        return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for the KV cache's page table");
+    }
+    kv->view = (syl_kv_view){.pages = kv->pages, .table = kv->table, .table_stride = stride};
+    *out = kv;
+    return SYL_OK;
+}
+
+void syl_kv_destroy(syl_kv *kv) {
+    if (!kv) return;
+    for (int32_t i = 0; i < kv->n_pages; i++) free(kv->pages[i]);
+    free(kv->pages);
+    free(kv->free_pages);
+    free(kv->table);
+    free(kv->lengths);
+    free(kv);
+}
+
+int64_t syl_kv_length(const syl_kv *kv, int sequence) { return kv->lengths[sequence]; }
+
+const syl_kv_view *syl_kv_view_of(const syl_kv *kv) { return &kv->view; }
+
+size_t syl_kv_bytes(const syl_kv *kv) { return kv->page_size * (size_t)kv->n_pages; }
+
+static bool grow_lists(syl_kv *kv) {
+    if (kv->n_pages < kv->cap_pages) return true;
+    int32_t cap = kv->cap_pages ? 2 * kv->cap_pages : 16;
+    void **pages = realloc(kv->pages, (size_t)cap * sizeof *pages);
+    if (pages) kv->view.pages = kv->pages = pages;
+    int32_t *free_pages = realloc(kv->free_pages, (size_t)cap * sizeof *free_pages);
+    if (free_pages) kv->free_pages = free_pages;
+    if (!pages || !free_pages) return false;
+    kv->cap_pages = cap;
+    return true;
+}
+
+/* A zeroed page, or -1 without memory. Kernels may read 64 bytes behind a page. */
+static int32_t take_page(syl_kv *kv) {
+    if (kv->n_free > 0) {
+        int32_t page = kv->free_pages[--kv->n_free];
+        memset(kv->pages[page], 0, kv->page_size);
+        return page;
+    }
+    if (!grow_lists(kv)) return -1;
+    void *memory = syl_alloc_aligned(kv->page_size + 64);
+    if (!memory) return -1;
+    memset(memory, 0, kv->page_size + 64);
+    kv->pages[kv->n_pages] = memory;
+    return kv->n_pages++;
+}
+
+syl_status syl_kv_extend(syl_kv *kv, int sequence, int64_t length, syl_diag *diag) {
+    if (sequence < 0 || sequence >= kv->shape.sequences) {
+        return syl_error(diag, SYL_ERR_kv_sequence, SYL_NOWHERE, "sequence %d is outside 0..%d", sequence,
+                         kv->shape.sequences - 1);
+    }
+    if (length > kv->shape.context) {
+        return syl_error(diag, SYL_ERR_kv_context, SYL_NOWHERE,
+                         "sequence %d would have %lld positions, the context has %lld", sequence, (long long)length,
+                         (long long)kv->shape.context);
+    }
+    int32_t *row = kv->table + kv->stride * sequence;
+    int64_t have = syl_ceil_div(kv->lengths[sequence], SYL_KV_PAGE), want = syl_ceil_div(length, SYL_KV_PAGE);
+    for (int64_t p = have; p < want; p++) {
+        int32_t page = take_page(kv);
+        if (page < 0) {
+            while (p-- > have) kv->free_pages[kv->n_free++] = row[p];
+            return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE,
+                             "no memory for the KV cache at position %lld of sequence %d", (long long)length, sequence);
+        }
+        row[p] = page;
+    }
+    if (length > kv->lengths[sequence]) kv->lengths[sequence] = length;
+    return SYL_OK;
+}
+
+/* Zeroes the positions [begin, SYL_KV_PAGE) of a page. */
+static void clear_tail(const syl_kv *kv, unsigned char *page, int64_t begin) {
+    size_t e = kv->elem_size, dim = (size_t)kv->shape.head_dim, row = SYL_KV_PAGE * e;
+    size_t tail = (size_t)(SYL_KV_PAGE - begin);
+    for (int i = 0; i < kv->shape.layers * kv->shape.heads; i++) {
+        for (size_t d = 0; d < dim; d++, page += row) memset(page + (size_t)begin * e, 0, tail * e);
+        memset(page + (size_t)begin * dim * e, 0, tail * dim * e);
+        page += dim * row;
+    }
+}
+
+void syl_kv_truncate(syl_kv *kv, int sequence, int64_t length) {
+    if (length >= kv->lengths[sequence]) return;
+    int32_t *row = kv->table + kv->stride * sequence;
+    int64_t keep = syl_ceil_div(length, SYL_KV_PAGE), have = syl_ceil_div(kv->lengths[sequence], SYL_KV_PAGE);
+    for (int64_t p = keep; p < have; p++) kv->free_pages[kv->n_free++] = row[p];
+    if (length % SYL_KV_PAGE) clear_tail(kv, kv->pages[row[keep - 1]], length % SYL_KV_PAGE);
+    kv->lengths[sequence] = length;
+}
