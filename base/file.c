@@ -20,7 +20,8 @@ static int open_input(const char *path, syl_diag *diag, struct stat *info, syl_s
     return -1;
 }
 
-syl_status syl_file_read(syl_arena *arena, const char *path, size_t max_size, syl_diag *diag, syl_source *out) {
+syl_status syl_file_read(syl_arena *arena, const char *path, size_t max_size, syl_diag *diag,
+                         syl_source *out) {
     *out = (syl_source){0};
     const syl_source source = {path, NULL, 0};
     const syl_loc loc = {&source, 0};
@@ -29,12 +30,14 @@ syl_status syl_file_read(syl_arena *arena, const char *path, size_t max_size, sy
     int fd = open_input(path, diag, &info, &status);
     if (fd < 0) return status;
 
-    /* A regular file tells its size; a pipe grows the buffer. One byte more than expected shows that there is more. */
+    /* A regular file tells its size; a pipe grows the buffer. One byte more than expected shows that there is
+     * more. */
     size_t n = 0, expected = S_ISREG(info.st_mode) && info.st_size > 0 ? (size_t)info.st_size : 4096;
     char *text = NULL;
     for (size_t cap = 0;;) {
         if (n > max_size || (S_ISREG(info.st_mode) && expected > max_size)) {
-            status = syl_error(diag, SYL_ERR_file_too_large, loc, "'%s' is larger than %zu bytes", path, max_size);
+            status =
+                syl_error(diag, SYL_ERR_file_too_large, loc, "'%s' is larger than %zu bytes", path, max_size);
             break;
         }
         if (n == cap) {
@@ -77,7 +80,8 @@ syl_status syl_file_map(const char *path, syl_diag *diag, syl_mapping *out) {
         void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (data == MAP_FAILED)
             status = syl_error(diag, SYL_ERR_file_read, loc, "cannot map '%s': %s", path, strerror(errno));
-        else *out = (syl_mapping){data, (size_t)info.st_size};
+        else
+            *out = (syl_mapping){data, (size_t)info.st_size};
     }
     close(fd);
     return status;

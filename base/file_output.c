@@ -1,5 +1,6 @@
-/* Atomic output. Invariant: `path` either keeps what it had or holds the whole new file; a temporary file exists only
- * between open and commit or discard (a killed process may leave one, named .NAME.XXXXXX.partial). */
+/* Atomic output. Invariant: `path` either keeps what it had or holds the whole new file; a temporary file
+ * exists only between open and commit or discard (a killed process may leave one, named
+ * .NAME.XXXXXX.partial). */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -29,8 +30,8 @@ static syl_status fail(syl_output *output, const char *verb, const char *why) {
     pthread_mutex_lock(&output->lock);
     if (output->status == SYL_OK) {
         syl_loc loc = {&output->source, 0};
-        output->status =
-            syl_error(output->diag, SYL_ERR_file_write, loc, "cannot %s '%s': %s", verb, output->source.name, why);
+        output->status = syl_error(output->diag, SYL_ERR_file_write, loc, "cannot %s '%s': %s", verb,
+                                   output->source.name, why);
     }
     syl_status status = output->status;
     pthread_mutex_unlock(&output->lock);
@@ -51,8 +52,9 @@ static int open_temporary(syl_output *output) {
     for (int i = 0; i < attempts; i++) {
         unsigned random;
         if (getrandom(&random, sizeof random, 0) != sizeof random) return -1;
-        char *temporary = syl_arena_printf(&output->arena, "%.*s.%.*s.%06x.partial", (int)(name - output->path),
-                                           output->path, max_name, name, random & 0xffffff);
+        char *temporary =
+            syl_arena_printf(&output->arena, "%.*s.%.*s.%06x.partial", (int)(name - output->path),
+                             output->path, max_name, name, random & 0xffffff);
         int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (fd >= 0) output->temporary = temporary;
         if (fd >= 0 || errno != EEXIST) return fd;
@@ -118,10 +120,12 @@ syl_status syl_output_write(syl_output *output, const void *data, size_t size) {
     return SYL_OK;
 }
 
-/* Makes the rename itself durable. Some file systems cannot sync a folder and say EINVAL: nothing more can be done there. */
+/* Makes the rename itself durable. Some file systems cannot sync a folder and say EINVAL: nothing more can be
+ * done there. */
 static syl_status sync_folder(syl_output *output) {
     const char *slash = strrchr(output->path, '/');
-    const char *folder = !slash ? "." : syl_arena_strndup(&output->arena, output->path, (size_t)(slash - output->path) + 1);
+    const char *folder =
+        !slash ? "." : syl_arena_strndup(&output->arena, output->path, (size_t)(slash - output->path) + 1);
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) return errno == EACCES ? SYL_OK : fail(output, "sync the folder of", strerror(errno));
     int result = fsync(fd), error = errno;
@@ -138,7 +142,8 @@ syl_status syl_output_commit(syl_output *output) {
         if (result != 0) status = fail(output, "write", strerror(errno));
     }
     if (status == SYL_OK) {
-        if (rename(output->temporary, output->path) != 0) status = fail(output, "replace", strerror(errno));
+        if (rename(output->temporary, output->path) != 0)
+            status = fail(output, "replace", strerror(errno));
         else {
             output->temporary = NULL;
             status = sync_folder(output);

@@ -17,7 +17,7 @@ bool syl_hadamard_exists(int n);
 bool syl_hadamard_matrix(int n, int8_t *h);
 
 /* Factors n into Hadamard orders whose product is n: at most one power of two (last, as large as possible), the others
- * odd multiples of 4 chosen to minimise the work (sum of the dense orders, then fewest factors): 576 = {36, 16},
+ * odd multiples of 4 chosen to minimise the work (sum of the dense orders plus 16 for each pass, then fewest factors): 576 = {36, 16},
  * 1536 = {12, 128}, 14336 = {28, 512}, 29568 = {12, 28, 44, 2}. A power of two may exceed 256. Returns the number of factors,
  * or 0 where none exists. n = 1 gives {1}. */
 int syl_hadamard_factor(int64_t n, int64_t factors[SYL_HADAMARD_MAX_FACTORS]);

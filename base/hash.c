@@ -1,4 +1,5 @@
-/* Content hashes through xxHash. The hexadecimal form is the canonical (big-endian) one, so it is the same on every machine. */
+/* Content hashes through xxHash. The hexadecimal form is the canonical (big-endian) one, so it is the same on
+ * every machine. */
 #include "base/hash.h"
 #include <stdint.h>
 #include <stdlib.h>
@@ -21,7 +22,9 @@ static syl_hash to_hex(XXH128_hash_t value) {
     return hash;
 }
 
-syl_hash syl_hash_bytes(const void *data, size_t size) { return to_hex(XXH3_128bits(data, size)); }
+syl_hash syl_hash_bytes(const void *data, size_t size) {
+    return to_hex(XXH3_128bits(data, size));
+}
 
 syl_hasher *syl_hasher_create(void) {
     syl_hasher *hasher = malloc(sizeof *hasher);
@@ -42,7 +45,9 @@ void syl_hasher_field(syl_hasher *hasher, const void *data, size_t size) {
     if (size) XXH3_128bits_update(hasher->state, data, size);
 }
 
-void syl_hasher_text(syl_hasher *hasher, const char *text) { syl_hasher_field(hasher, text, strlen(text)); }
+void syl_hasher_text(syl_hasher *hasher, const char *text) {
+    syl_hasher_field(hasher, text, strlen(text));
+}
 
 syl_hash syl_hasher_finish(syl_hasher *hasher) {
     syl_hash hash = to_hex(XXH3_128bits_digest(hasher->state));

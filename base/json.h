@@ -1,5 +1,5 @@
 /* Strict JSON over cJSON (RFC 8259 with I-JSON's limits, RFC 7493): the whole text, valid UTF-8, no duplicate keys, no
- * leading zeros, no control bytes, no NUL in strings, numbers finite and integers within 2^53, depth and size capped. A grammar scan before
+ * leading zeros, no control bytes, no NUL in strings, numbers finite and integers within 2^53 - 1, depth and size capped. A grammar scan before
  * cJSON finds the error with its place, and remembers where each node starts, so later errors point into the text. */
 #ifndef SYL_BASE_JSON_H
 #define SYL_BASE_JSON_H

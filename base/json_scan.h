@@ -12,13 +12,14 @@ enum {
     SYL_JSON_MAX_NUMBER = 63 /* characters: what cJSON's buffer holds */
 };
 
-/* Where a node begins: the key's opening quote (0: no key) and the value's first byte. The size cap makes offsets fit. */
+/* Where a node begins: the key's opening quote (0: no key) and the value's first byte. The size cap makes
+ * offsets fit. */
 typedef struct syl_json_place {
     uint32_t key, value;
 } syl_json_place;
 
-/* Accepts exactly the texts json.h describes, except that duplicate keys and the range of numbers are left to the caller, who
- * has them decoded. *out_places: one per value, in preorder, in the arena. */
+/* Accepts exactly the texts json.h describes, except that duplicate keys and the range of numbers are left to
+ * the caller, who has them decoded. *out_places: one per value, in preorder, in the arena. */
 SYL_NODISCARD syl_status syl_json_scan(const syl_source *source, syl_arena *arena, syl_diag *diag,
                                        syl_json_place **out_places, size_t *out_n);
 

@@ -7,18 +7,30 @@
 void syl_json_quote(syl_text *out, const char *text) {
     syl_text_append(out, "\"", 1);
     for (const char *p = text; *p;) {
-        size_t plain = strcspn(p, "\"\\\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18"
+        size_t plain = strcspn(p, "\"\\\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10\x11"
+                                  "\x12\x13\x14\x15\x16\x17\x18"
                                   "\x19\x1a\x1b\x1c\x1d\x1e\x1f");
         syl_text_append(out, p, plain);
         p += plain;
         if (!*p) break;
         switch (*p) {
-        case '"': syl_text_append(out, "\\\"", 2); break;
-        case '\\': syl_text_append(out, "\\\\", 2); break;
-        case '\n': syl_text_append(out, "\\n", 2); break;
-        case '\r': syl_text_append(out, "\\r", 2); break;
-        case '\t': syl_text_append(out, "\\t", 2); break;
-        default: syl_text_printf(out, "\\u%04x", (unsigned char)*p);
+        case '"':
+            syl_text_append(out, "\\\"", 2);
+            break;
+        case '\\':
+            syl_text_append(out, "\\\\", 2);
+            break;
+        case '\n':
+            syl_text_append(out, "\\n", 2);
+            break;
+        case '\r':
+            syl_text_append(out, "\\r", 2);
+            break;
+        case '\t':
+            syl_text_append(out, "\\t", 2);
+            break;
+        default:
+            syl_text_printf(out, "\\u%04x", (unsigned char)*p);
         }
         p++;
     }

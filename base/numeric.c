@@ -1,6 +1,6 @@
-/* Number formats. Every narrowing goes through one rounding of the binary64 pattern: a binary32 widens to binary64
- * exactly, so the f32 entry points inherit its correctness. Integer arithmetic only: no dependence on F16C or on the
- * rounding mode (except the int8 ones, which use rint under the default mode). */
+/* Number formats. Every narrowing goes through one rounding of the binary64 pattern: a binary32 widens to
+ * binary64 exactly, so the f32 entry points inherit its correctness. Integer arithmetic only: no dependence
+ * on F16C or on the rounding mode (except the int8 ones, which use rint under the default mode). */
 #include "base/numeric.h"
 #include <math.h>
 #include <string.h>
@@ -25,20 +25,28 @@ static uint16_t round_to_16(double d, int mantissa) {
         return (uint16_t)(sign | infinity | 1 << (mantissa - 1) | (int)(fraction >> drop));
     uint64_t rounded;
     if (exponent >= 1) {
-        /* A carry out of the fraction moves into the exponent, which is what rounding up to the next binade means. */
+        /* A carry out of the fraction moves into the exponent, which is what rounding up to the next binade
+         * means. */
         if (exponent > 2 * bias + 1) return (uint16_t)(sign | infinity);
         rounded = shift_round((uint64_t)exponent << 52 | fraction, drop);
     } else {
-        /* Subnormal: the result counts units of the smallest subnormal. Below half a unit everything is zero. */
+        /* Subnormal: the result counts units of the smallest subnormal. Below half a unit everything is zero.
+         */
         int shift = drop + 1 - exponent;
         rounded = shift >= 54 ? 0 : shift_round(fraction | UINT64_C(1) << 52, shift);
     }
     return (uint16_t)(sign | (rounded > infinity ? infinity : rounded));
 }
 
-uint16_t syl_f16_from_f64(double d) { return round_to_16(d, 10); }
-uint16_t syl_bf16_from_f64(double d) { return round_to_16(d, 7); }
-uint16_t syl_f16_from_f32(float f) { return round_to_16((double)f, 10); }
+uint16_t syl_f16_from_f64(double d) {
+    return round_to_16(d, 10);
+}
+uint16_t syl_bf16_from_f64(double d) {
+    return round_to_16(d, 7);
+}
+uint16_t syl_f16_from_f32(float f) {
+    return round_to_16((double)f, 10);
+}
 
 /* bfloat16 is the upper half of binary32, so this frequent case is a rounding of the pattern itself. */
 uint16_t syl_bf16_from_f32(float f) {
@@ -55,8 +63,10 @@ float syl_f16_to_f32(uint16_t h) {
         return sign ? -value : value;
     }
     uint32_t bits = magnitude << 13;
-    if (magnitude < 0x7c00) bits += (127 - 15) << 23;
-    else bits |= 0x7f800000 | (magnitude > 0x7c00 ? 0x00400000 : 0);
+    if (magnitude < 0x7c00)
+        bits += (127 - 15) << 23;
+    else
+        bits |= 0x7f800000 | (magnitude > 0x7c00 ? 0x00400000 : 0);
     bits |= sign;
     float f;
     memcpy(&f, &bits, sizeof f);
@@ -77,7 +87,8 @@ int8_t syl_int8_from_f32(float x) {
     return (int8_t)rintf(x);
 }
 
-/* Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (2014): output index of SplitMix64 from `seed`. */
+/* Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (2014): output index of SplitMix64
+ * from `seed`. */
 double syl_random_sign(uint64_t seed, uint64_t index) {
     uint64_t z = seed + (index + 1) * UINT64_C(0x9e3779b97f4a7c15);
     z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);

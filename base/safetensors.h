@@ -4,6 +4,7 @@
 #ifndef SYL_BASE_SAFETENSORS_H
 #define SYL_BASE_SAFETENSORS_H
 
+#include <stdint.h>
 #include "base/file.h"
 #include "base/map.h"
 

@@ -1,12 +1,15 @@
-/* The pool. A loop is published in one atomic word, `state`: generation, an open bit, and the number of workers inside.
+/* The pool. A loop is published in one atomic word, `state`: generation, an open bit, and the number of
+ * workers inside.
  *
- * The caller writes the loop's description, then opens a new generation. A worker enters an open generation by adding one to
- * the count (a compare-and-swap, so never after closing), takes ranges from the shared counter until none is left, and
- * leaves by subtracting one. The caller takes ranges too, closes the generation, and waits for the count to reach zero. So
- * the description changes only while no worker reads it, and a worker still asleep is never waited for.
+ * The caller writes the loop's description, then opens a new generation. A worker enters an open generation
+ * by adding one to the count (a compare-and-swap, so never after closing), takes ranges from the shared
+ * counter until none is left, and leaves by subtracting one. The caller takes ranges too, closes the
+ * generation, and waits for the count to reach zero. So the description changes only while no worker reads
+ * it, and a worker still asleep is never waited for.
  *
- * No wake-up is lost: the caller publishes `state` and then reads `sleepers`; a worker raises `sleepers` and then reads
- * `state`, all sequentially consistent, so at least one of them sees the other, and signalling takes the lock. */
+ * No wake-up is lost: the caller publishes `state` and then reads `sleepers`; a worker raises `sleepers` and
+ * then reads `state`, all sequentially consistent, so at least one of them sees the other, and signalling
+ * takes the lock. */
 #include "base/threads.h"
 #include <pthread.h>
 #include <sched.h>
@@ -133,9 +136,12 @@ void syl_pool_destroy(syl_pool *pool) {
     free(pool);
 }
 
-int syl_pool_threads(const syl_pool *pool) { return pool->n_threads; }
+int syl_pool_threads(const syl_pool *pool) {
+    return pool->n_threads;
+}
 
-void syl_pool_for(syl_pool *pool, int64_t n, int64_t grain, void (*fn)(void *, int64_t, int64_t, int), void *user) {
+void syl_pool_for(syl_pool *pool, int64_t n, int64_t grain, void (*fn)(void *, int64_t, int64_t, int),
+                  void *user) {
     if (n <= 0) return;
     if (grain <= 0) grain = n / pool->n_threads + (n % pool->n_threads != 0);
     if (pool->n_threads == 1 || n <= grain) {
@@ -162,8 +168,10 @@ void syl_pool_for(syl_pool *pool, int64_t n, int64_t grain, void (*fn)(void *, i
     run_ranges(pool, 0);
     atomic_fetch_and(&pool->state, ~(uint64_t)open_bit);
     for (int spins = 0; atomic_load_explicit(&pool->state, memory_order_acquire) & count_mask; spins++) {
-        if (pool->spin && spins < 2000) relax();
-        else sched_yield();
+        if (pool->spin && spins < 2000)
+            relax();
+        else
+            sched_yield();
     }
 }
 

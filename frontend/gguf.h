@@ -7,6 +7,7 @@
 #ifndef SYL_FRONTEND_GGUF_H
 #define SYL_FRONTEND_GGUF_H
 
+#include <stdint.h>
 #include "base/file.h"
 #include "base/map.h"
 

@@ -20,8 +20,12 @@ bool syl_type_equal(const syl_type *a, const syl_type *b) {
     return true;
 }
 
-syl_type syl_tensor2(syl_dtype dtype, syl_dim rows, syl_dim cols) { return (syl_type){SYL_TENSOR, dtype, 2, {rows, cols}}; }
-syl_type syl_tensor1(syl_dtype dtype, syl_dim size) { return (syl_type){SYL_TENSOR, dtype, 1, {size}}; }
+syl_type syl_tensor2(syl_dtype dtype, syl_dim rows, syl_dim cols) {
+    return (syl_type){SYL_TENSOR, dtype, 2, {rows, cols}};
+}
+syl_type syl_tensor1(syl_dtype dtype, syl_dim size) {
+    return (syl_type){SYL_TENSOR, dtype, 1, {size}};
+}
 
 bool syl_type_elements(const syl_type *type, int64_t *out) {
     int64_t n = 1;
@@ -34,8 +38,10 @@ bool syl_type_elements(const syl_type *type, int64_t *out) {
 void syl_type_print(const syl_type *type, syl_text *out) {
     syl_text_printf(out, type->kind == SYL_KV ? "kv<" : "tensor<");
     for (int i = 0; i < type->rank; i++) {
-        if (type->dims[i].symbol) syl_text_printf(out, "%sx", type->dims[i].symbol);
-        else syl_text_printf(out, "%lldx", (long long)type->dims[i].size);
+        if (type->dims[i].symbol)
+            syl_text_printf(out, "%sx", type->dims[i].symbol);
+        else
+            syl_text_printf(out, "%lldx", (long long)type->dims[i].size);
     }
     syl_text_printf(out, "%s>", syl_dtypes[type->dtype].name);
 }
@@ -65,7 +71,9 @@ syl_func *syl_module_func(const syl_module *module, const char *name) {
     return NULL;
 }
 
-const char *syl_module_symbol(syl_module *module, const char *name) { return syl_arena_strdup(&module->arena, name); }
+const char *syl_module_symbol(syl_module *module, const char *name) {
+    return syl_arena_strdup(&module->arena, name);
+}
 
 static syl_block *new_block(syl_func *func, syl_op *owner) {
     syl_block *block = SYL_NEW(&func->module->arena, syl_block);
@@ -74,7 +82,8 @@ static syl_block *new_block(syl_func *func, syl_op *owner) {
     return block;
 }
 
-syl_func *syl_func_create(syl_module *module, const char *name, int n_args, const syl_type *arg_types, const char *const *arg_names) {
+syl_func *syl_func_create(syl_module *module, const char *name, int n_args, const syl_type *arg_types,
+                          const char *const *arg_names) {
     syl_func *func = SYL_NEW(&module->arena, syl_func);
     func->module = module;
     func->name = syl_arena_strdup(&module->arena, name);
@@ -104,8 +113,10 @@ static void link_use(syl_use *use, syl_value *value) {
 
 static void unlink_use(syl_use *use) {
     if (!use->value) return;
-    if (use->prev) use->prev->next = use->next;
-    else use->value->uses = use->next;
+    if (use->prev)
+        use->prev->next = use->next;
+    else
+        use->value->uses = use->next;
     if (use->next) use->next->prev = use->prev;
     use->value = NULL;
 }
@@ -114,27 +125,42 @@ static void link_op(syl_op *op, syl_block *block, syl_op *before) {
     op->parent = block;
     op->next = before;
     op->prev = before ? before->prev : block->last;
-    if (op->prev) op->prev->next = op;
-    else block->first = op;
-    if (before) before->prev = op;
-    else block->last = op;
+    if (op->prev)
+        op->prev->next = op;
+    else
+        block->first = op;
+    if (before)
+        before->prev = op;
+    else
+        block->last = op;
 }
 
 static void unlink_op(syl_op *op) {
-    if (op->prev) op->prev->next = op->next;
-    else op->parent->first = op->next;
-    if (op->next) op->next->prev = op->prev;
-    else op->parent->last = op->prev;
+    if (op->prev)
+        op->prev->next = op->next;
+    else
+        op->parent->first = op->next;
+    if (op->next)
+        op->next->prev = op->prev;
+    else
+        op->parent->last = op->prev;
     op->parent = NULL;
 }
 
 /* ---- building ---- */
 
-syl_builder syl_build_at_end(syl_module *module, syl_block *block) { return (syl_builder){module, block, NULL, SYL_NOWHERE}; }
-syl_builder syl_build_before(syl_module *module, syl_op *op) { return (syl_builder){module, op->parent, op, op->loc}; }
-syl_builder syl_build_after(syl_module *module, syl_op *op) { return (syl_builder){module, op->parent, op->next, op->loc}; }
+syl_builder syl_build_at_end(syl_module *module, syl_block *block) {
+    return (syl_builder){module, block, NULL, SYL_NOWHERE};
+}
+syl_builder syl_build_before(syl_module *module, syl_op *op) {
+    return (syl_builder){module, op->parent, op, op->loc};
+}
+syl_builder syl_build_after(syl_module *module, syl_op *op) {
+    return (syl_builder){module, op->parent, op->next, op->loc};
+}
 
-syl_op *syl_build_op(syl_builder *b, syl_opcode code, int n_operands, syl_value *const *operands, int n_results, const syl_type *result_types) {
+syl_op *syl_build_op(syl_builder *b, syl_opcode code, int n_operands, syl_value *const *operands,
+                     int n_results, const syl_type *result_types) {
     syl_arena *arena = &b->module->arena;
     syl_op *op = SYL_NEW(arena, syl_op);
     op->code = code;
@@ -206,11 +232,21 @@ void syl_attr_remove(syl_op *op, const char *name) {
         }
 }
 
-void syl_attr_set_int(syl_module *module, syl_op *op, const char *name, int64_t value) { syl_attr_set(module, op, &(syl_attr){name, SYL_ATTR_INT, {.i = value}}); }
-void syl_attr_set_float(syl_module *module, syl_op *op, const char *name, double value) { syl_attr_set(module, op, &(syl_attr){name, SYL_ATTR_FLOAT, {.f = value}}); }
-void syl_attr_set_bool(syl_module *module, syl_op *op, const char *name, bool value) { syl_attr_set(module, op, &(syl_attr){name, SYL_ATTR_BOOL, {.b = value}}); }
-void syl_attr_set_str(syl_module *module, syl_op *op, const char *name, const char *value) { syl_attr_set(module, op, &(syl_attr){name, SYL_ATTR_STR, {.s = value}}); }
-void syl_attr_set_enum(syl_module *module, syl_op *op, const char *name, const char *value) { syl_attr_set(module, op, &(syl_attr){name, SYL_ATTR_ENUM, {.s = value}}); }
+void syl_attr_set_int(syl_module *module, syl_op *op, const char *name, int64_t value) {
+    syl_attr_set(module, op, &(syl_attr){name, SYL_ATTR_INT, {.i = value}});
+}
+void syl_attr_set_float(syl_module *module, syl_op *op, const char *name, double value) {
+    syl_attr_set(module, op, &(syl_attr){name, SYL_ATTR_FLOAT, {.f = value}});
+}
+void syl_attr_set_bool(syl_module *module, syl_op *op, const char *name, bool value) {
+    syl_attr_set(module, op, &(syl_attr){name, SYL_ATTR_BOOL, {.b = value}});
+}
+void syl_attr_set_str(syl_module *module, syl_op *op, const char *name, const char *value) {
+    syl_attr_set(module, op, &(syl_attr){name, SYL_ATTR_STR, {.s = value}});
+}
+void syl_attr_set_enum(syl_module *module, syl_op *op, const char *name, const char *value) {
+    syl_attr_set(module, op, &(syl_attr){name, SYL_ATTR_ENUM, {.s = value}});
+}
 void syl_attr_set_ints(syl_module *module, syl_op *op, const char *name, const int64_t *values, int n) {
     syl_attr_set(module, op, &(syl_attr){name, SYL_ATTR_INTS, {.ints = {values, n}}});
 }
@@ -276,13 +312,16 @@ void syl_op_move_to_end(syl_op *op, syl_block *block) {
 void syl_op_erase(syl_op *op) {
     if (op->body)
         while (op->body->last) syl_op_erase(op->body->last);
-    for (int i = 0; i < op->n_results; i++) assert(!op->results[i].uses && "erasing an op that is still used");
+    for (int i = 0; i < op->n_results; i++)
+        assert(!op->results[i].uses && "erasing an op that is still used");
     for (int i = 0; i < op->n_operands; i++) unlink_use(&op->operands[i]);
     op->n_operands = 0;
     unlink_op(op);
 }
 
-void syl_value_replace_uses(syl_value *value, syl_value *with) { syl_value_replace_uses_except(value, with, NULL); }
+void syl_value_replace_uses(syl_value *value, syl_value *with) {
+    syl_value_replace_uses_except(value, with, NULL);
+}
 
 void syl_value_replace_uses_except(syl_value *value, syl_value *with, const syl_op *except) {
     for (syl_use *use = value->uses, *next; use; use = next) {
@@ -291,7 +330,9 @@ void syl_value_replace_uses_except(syl_value *value, syl_value *with, const syl_
     }
 }
 
-void syl_value_set_name(syl_module *module, syl_value *value, const char *name) { value->name = name ? syl_arena_strdup(&module->arena, name) : NULL; }
+void syl_value_set_name(syl_module *module, syl_value *value, const char *name) {
+    value->name = name ? syl_arena_strdup(&module->arena, name) : NULL;
+}
 
 syl_op *syl_op_ancestor_in(const syl_op *op, const syl_block *block) {
     while (op && op->parent != block) op = op->parent ? op->parent->owner : NULL;

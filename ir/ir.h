@@ -1,7 +1,7 @@
 /* The IR: a module of functions in SSA form. docs/ir.md is the specification of its text.
  *
- * Ownership: everything reachable from a module lives in its arena and dies with it. Ops are erased from the graph but
- * their memory stays until the module is destroyed. A module is used by one thread at a time. */
+ * Ownership: everything reachable from a module lives in its arena and dies with it. Ops are erased from the
+ * graph but their memory stays until the module is destroyed. A module is used by one thread at a time. */
 #ifndef SYL_IR_IR_H
 #define SYL_IR_IR_H
 
@@ -10,7 +10,8 @@
 #include "base/arena.h"
 #include "base/diag.h"
 
-/* ---- types ---------------------------------------------------------------------------------------------------- */
+/* ---- types
+ * ---------------------------------------------------------------------------------------------------- */
 
 typedef enum syl_dtype {
 #define TYPE(ident, name, class, bits, granularity, doc) SYL_##ident,
@@ -18,7 +19,12 @@ typedef enum syl_dtype {
     SYL_DTYPE_COUNT
 } syl_dtype;
 
-typedef enum syl_type_class { SYL_CLASS_REAL, SYL_CLASS_FLOAT, SYL_CLASS_INT, SYL_CLASS_QUANT } syl_type_class;
+typedef enum syl_type_class {
+    SYL_CLASS_REAL,
+    SYL_CLASS_FLOAT,
+    SYL_CLASS_INT,
+    SYL_CLASS_QUANT
+} syl_type_class;
 
 typedef struct syl_dtype_info {
     const char *name, *doc;
@@ -48,15 +54,20 @@ typedef struct syl_type {
 
 bool syl_type_equal(const syl_type *a, const syl_type *b);
 bool syl_dim_equal(syl_dim a, syl_dim b);
-static inline syl_type_class syl_type_class_of(const syl_type *type) { return syl_dtypes[type->dtype].class; }
+static inline syl_type_class syl_type_class_of(const syl_type *type) {
+    return syl_dtypes[type->dtype].class;
+}
 syl_type syl_tensor2(syl_dtype dtype, syl_dim rows, syl_dim cols);
 syl_type syl_tensor1(syl_dtype dtype, syl_dim size);
-static inline syl_dim syl_size(int64_t size) { return (syl_dim){size, NULL}; }
+static inline syl_dim syl_size(int64_t size) {
+    return (syl_dim){size, NULL};
+}
 void syl_type_print(const syl_type *type, syl_text *out);
 /* Number of elements of a static tensor; false if a dimension is symbolic or the product overflows. */
 bool syl_type_elements(const syl_type *type, int64_t *out);
 
-/* ---- values, ops, blocks --------------------------------------------------------------------------------------- */
+/* ---- values, ops, blocks
+ * --------------------------------------------------------------------------------------- */
 
 typedef enum syl_opcode {
 #define OP(ident, name, min, max, results, attrs, traits, doc) SYL_OP_##ident,
@@ -104,7 +115,14 @@ struct syl_value {
     syl_use *uses;    /* in no particular order */
 };
 
-typedef enum syl_attr_kind { SYL_ATTR_INT, SYL_ATTR_FLOAT, SYL_ATTR_BOOL, SYL_ATTR_STR, SYL_ATTR_INTS, SYL_ATTR_ENUM } syl_attr_kind;
+typedef enum syl_attr_kind {
+    SYL_ATTR_INT,
+    SYL_ATTR_FLOAT,
+    SYL_ATTR_BOOL,
+    SYL_ATTR_STR,
+    SYL_ATTR_INTS,
+    SYL_ATTR_ENUM
+} syl_attr_kind;
 
 typedef struct syl_attr {
     const char *name;
@@ -159,7 +177,8 @@ struct syl_module {
     syl_func *funcs;               /* in order */
 };
 
-/* ---- building and rewriting: the only ways to change a graph (build.c) ------------------------------------------- */
+/* ---- building and rewriting: the only ways to change a graph (build.c)
+ * ------------------------------------------- */
 
 syl_module *syl_module_create(const char *name); /* the caller destroys it */
 void syl_module_destroy(syl_module *module);     /* NULL is fine */
@@ -167,7 +186,8 @@ syl_func *syl_module_func(const syl_module *module, const char *name);
 const char *syl_module_symbol(syl_module *module, const char *name); /* interned dimension symbol */
 
 /* A function with an empty body. Argument names may be NULL. */
-syl_func *syl_func_create(syl_module *module, const char *name, int n_args, const syl_type *arg_types, const char *const *arg_names);
+syl_func *syl_func_create(syl_module *module, const char *name, int n_args, const syl_type *arg_types,
+                          const char *const *arg_names);
 
 /* Where new ops go: before `before`, or at the end of `block` if that is NULL. */
 typedef struct syl_builder {
@@ -182,9 +202,11 @@ syl_builder syl_build_after(syl_module *module, syl_op *op);
 
 /* Creates and inserts an op. Nothing is checked here: run the verifier. Result types are given by the caller
  * (syl_infer in verify.h computes them). */
-syl_op *syl_build_op(syl_builder *b, syl_opcode code, int n_operands, syl_value *const *operands, int n_results, const syl_type *result_types);
+syl_op *syl_build_op(syl_builder *b, syl_opcode code, int n_operands, syl_value *const *operands,
+                     int n_results, const syl_type *result_types);
 /* The common case of one result; returns it. */
-syl_value *syl_build(syl_builder *b, syl_opcode code, syl_type type, int n_operands, ...); /* ... = syl_value * */
+syl_value *syl_build(syl_builder *b, syl_opcode code, syl_type type, int n_operands,
+                     ...); /* ... = syl_value * */
 
 void syl_attr_set_int(syl_module *module, syl_op *op, const char *name, int64_t value);
 void syl_attr_set_float(syl_module *module, syl_op *op, const char *name, double value);
@@ -211,38 +233,54 @@ void syl_value_replace_uses(syl_value *value, syl_value *with);
 void syl_value_replace_uses_except(syl_value *value, syl_value *with, const syl_op *except);
 void syl_value_set_name(syl_module *module, syl_value *value, const char *name);
 
-static inline syl_value *syl_result(const syl_op *op) { return &op->results[0]; }
-static inline syl_value *syl_operand(const syl_op *op, int index) { return op->operands[index].value; }
-static inline bool syl_value_has_one_use(const syl_value *value) { return value->uses && !value->uses->next; }
-static inline bool syl_op_is(const syl_op *op, syl_opcode code) { return op && op->code == code; }
-static inline bool syl_op_has(const syl_op *op, unsigned trait) { return (syl_ops[op->code].traits & trait) != 0; }
+static inline syl_value *syl_result(const syl_op *op) {
+    return &op->results[0];
+}
+static inline syl_value *syl_operand(const syl_op *op, int index) {
+    return op->operands[index].value;
+}
+static inline bool syl_value_has_one_use(const syl_value *value) {
+    return value->uses && !value->uses->next;
+}
+static inline bool syl_op_is(const syl_op *op, syl_opcode code) {
+    return op && op->code == code;
+}
+static inline bool syl_op_has(const syl_op *op, unsigned trait) {
+    return (syl_ops[op->code].traits & trait) != 0;
+}
 /* The opcode named `name`, or SYL_OP_COUNT. */
 syl_opcode syl_opcode_of(const char *name);
 syl_dtype syl_dtype_of(const char *name); /* SYL_DTYPE_COUNT if there is none */
 
-/* The kind and optionality of attribute `name` in the op's row of ops.def; false if the op has no such attribute. For
- * ENUM, *choices (may be NULL) gets the text between the parentheses, not NUL-terminated at ')'. */
-bool syl_op_attr_spec(syl_opcode code, const char *name, syl_attr_kind *kind, bool *optional, const char **choices);
+/* The kind and optionality of attribute `name` in the op's row of ops.def; false if the op has no such
+ * attribute. For ENUM, *choices (may be NULL) gets the text between the parentheses, not NUL-terminated at
+ * ')'. */
+bool syl_op_attr_spec(syl_opcode code, const char *name, syl_attr_kind *kind, bool *optional,
+                      const char **choices);
 
-/* The block of `block`'s function that directly holds `op` or one of its owners; NULL if none: the ancestor in `block`. */
+/* The block of `block`'s function that directly holds `op` or one of its owners; NULL if none: the ancestor
+ * in `block`. */
 syl_op *syl_op_ancestor_in(const syl_op *op, const syl_block *block);
 
-/* ---- text (print.c, parse.c) --------------------------------------------------------------------------------------- */
+/* ---- text (print.c, parse.c)
+ * --------------------------------------------------------------------------------------- */
 
 void syl_module_print(const syl_module *module, syl_text *out);
-/* Parses a module; `source->text` must outlive it (locations). On failure *out is NULL and the error is reported. The
- * parser does not verify. */
+/* Parses a module; `source->text` must outlive it (locations). On failure *out is NULL and the error is
+ * reported. The parser does not verify. */
 SYL_NODISCARD syl_status syl_module_parse(const syl_source *source, syl_diag *diag, syl_module **out);
 
-/* ---- checking (verify.c, infer.c) ------------------------------------------------------------------------------------ */
+/* ---- checking (verify.c, infer.c)
+ * ------------------------------------------------------------------------------------ */
 
-/* Structure (dominance, uses, terminators, attributes) and types of every op. Reports each problem (at most 20). */
+/* Structure (dominance, uses, terminators, attributes) and types of every op. Reports each problem (at most
+ * 20). */
 SYL_NODISCARD syl_status syl_module_verify(const syl_module *module, syl_diag *diag);
 
-/* The result types an op must have by its operands and attributes, into types[n_results]. Where the row has the FLOAT
- * trait and the operands are not `real`, the dtype is f32 and any FLOAT type may be declared instead. For ops whose type
- * is declared freely (weight, materialized, cast, quantize) the declared result type is checked and returned. Reports
- * and fails where the operands or attributes don't fit. */
+/* The result types an op must have by its operands and attributes, into types[n_results]. Where the row has
+ * the FLOAT trait and the operands are not `real`, the dtype is f32 and any FLOAT type may be declared
+ * instead. For ops whose type is declared freely (weight, materialized, cast, quantize) the declared result
+ * type is checked and returned. Reports and fails where the operands or attributes don't fit. */
 SYL_NODISCARD syl_status syl_infer(const syl_op *op, syl_diag *diag, syl_type *types);
 
 #endif

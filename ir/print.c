@@ -71,9 +71,13 @@ static void print_string(const char *s, syl_text *out) {
     syl_text_append(out, "\"", 1);
 }
 
-/* The shortest decimal that reads back as the same double, marked as a float by '.' or 'e'. */
+/* The shortest digits that read back as the same double; whole numbers below 1e15 without an exponent. */
 static void print_float(double value, syl_text *out) {
     char text[40];
+    if (fabs(value) < 1e15 && trunc(value) == value) {
+        syl_text_printf(out, "%.1f", value);
+        return;
+    }
     for (int digits = 1; digits <= 17; digits++) {
         snprintf(text, sizeof text, "%.*g", digits, value);
         if (strtod(text, NULL) == value) break;

@@ -6,7 +6,8 @@
 #define SYL_GRANULARITY_ROW  true
 
 const syl_dtype_info syl_dtypes[SYL_DTYPE_COUNT] = {
-#define TYPE(ident, name, class, bits, granularity, doc) {name, doc, SYL_CLASS_##class, bits, SYL_GRANULARITY_##granularity},
+#define TYPE(ident, name, class, bits, granularity, doc)                                                     \
+    {name, doc, SYL_CLASS_##class, bits, SYL_GRANULARITY_##granularity},
 #include "ir/types.def"
 };
 
@@ -38,11 +39,13 @@ syl_dtype syl_dtype_of(const char *name) {
     return SYL_DTYPE_COUNT;
 }
 
-bool syl_op_attr_spec(syl_opcode code, const char *name, syl_attr_kind *kind, bool *optional, const char **choices) {
+bool syl_op_attr_spec(syl_opcode code, const char *name, syl_attr_kind *kind, bool *optional,
+                      const char **choices) {
     static const struct {
         const char *name;
         syl_attr_kind kind;
-    } kinds[] = {{"ints", SYL_ATTR_INTS}, {"int", SYL_ATTR_INT}, {"float", SYL_ATTR_FLOAT}, {"bool", SYL_ATTR_BOOL}, {"str", SYL_ATTR_STR}, {"enum(", SYL_ATTR_ENUM}};
+    } kinds[] = {{"ints", SYL_ATTR_INTS}, {"int", SYL_ATTR_INT}, {"float", SYL_ATTR_FLOAT},
+                 {"bool", SYL_ATTR_BOOL}, {"str", SYL_ATTR_STR}, {"enum(", SYL_ATTR_ENUM}};
     size_t length = strlen(name);
     for (const char *p = syl_ops[code].attrs; *p;) {
         const char *end = p + strcspn(p, " ");

@@ -1,6 +1,6 @@
 /* The verifier: the border behind which everything else may trust a module.
  *
- * Two rounds a function. First the structure, which assumes nothing but valid pointers; only if that is
+ * Two rounds a function. First the structure, which assumes nothing but lists that end; only if that is
  * sound, the types of all ops by syl_infer. Every problem is reported, at the op that has it. */
 #include <string.h>
 #include "base/map.h"
@@ -10,6 +10,7 @@ typedef struct verifier {
     const syl_module *module;
     syl_diag *diag;
     syl_status status; /* of the first problem */
+    size_t problems;
     syl_arena scratch;
     syl_map
         order; /* const syl_op * -> its place in the function, from 1; a region's op comes after its body */
@@ -20,7 +21,7 @@ typedef struct verifier {
 #define FAIL(v, id, loc, ...)                                                                                \
     do {                                                                                                     \
         syl_status fail_status = syl_error((v)->diag, SYL_ERR_ir_##id, (loc), __VA_ARGS__);                  \
-        if ((v)->status == SYL_OK) (v)->status = fail_status;                                                \
+        if ((v)->problems++ == 0) (v)->status = fail_status;                                                 \
     } while (0)
 
 static const char *op_name(const syl_op *op) {
@@ -232,8 +233,10 @@ static void check_block_types(verifier *v, const syl_block *block) {
         syl_type one,
             *types = op->n_results <= 1 ? &one : SYL_NEW_ARRAY(&v->scratch, syl_type, (size_t)op->n_results);
         syl_status status = syl_infer(op, v->diag, types);
-        if (status != SYL_OK && v->status == SYL_OK) v->status = status;
-        if (status != SYL_OK) continue;
+        if (status != SYL_OK) {
+            if (v->problems++ == 0) v->status = status;
+            continue;
+        }
         for (int i = 0; i < op->n_results; i++) check_result_type(v, op, i, &types[i]);
         if (op->code == SYL_OP_weight && (uint64_t)syl_attr_int(op, "source") >= v->module->sources.n)
             FAIL(v, attribute, op->loc, "weight: source is %lld, the module has %zu sources",
@@ -260,7 +263,7 @@ static void check_return(verifier *v, const syl_func *func) {
 }
 
 static void check_func(verifier *v, const syl_func *func) {
-    size_t problems = syl_diag_errors(v->diag);
+    size_t problems = v->problems;
     v->n_ops = v->n_operands = v->n_uses = 0;
     syl_map_init(&v->order, &v->scratch);
     if (!name_valid(func->name)) FAIL(v, name, func->loc, "'@%s' is no function name", func->name);
@@ -273,7 +276,7 @@ static void check_func(verifier *v, const syl_func *func) {
     if (v->n_operands != v->n_uses)
         FAIL(v, structure, func->loc, "@%s: %zu operands, but %zu uses are listed", func->name, v->n_operands,
              v->n_uses);
-    if (syl_diag_errors(v->diag) != problems) return;
+    if (v->problems != problems) return;
     check_block_types(v, func->body);
     check_return(v, func);
 }

@@ -22,7 +22,8 @@ typedef struct syl_pass_ctx {
 
 void syl_pass_count(syl_pass_ctx *ctx, const char *stat, int64_t n); /* adds to a statistic */
 
-/* Options as given in the pipeline, else as defaulted in passes.def. */
+/* Options as given in the pipeline, else as defaulted in passes.def. Both are checked when the pipeline is parsed: a number is at
+ * least 0, a word is one of the choices. */
 int64_t syl_pass_option_int(const syl_pass_ctx *ctx, const char *name);
 const char *syl_pass_option_str(const syl_pass_ctx *ctx, const char *name);
 

@@ -13,7 +13,6 @@
 #include <string.h>
 #include "passes/rewrite.h"
 
-/* An edge that cannot fold: a value of the stream that is made, or read, by something else. */
 typedef struct stream {
     syl_pass_ctx *ctx;
     syl_block *block;
@@ -21,7 +20,8 @@ typedef struct stream {
     syl_op_list ops; /* of the block */
     syl_dim width;
     SYL_VEC(syl_op *) writers, readers, tables; /* edges that fold: linears, linears, embeddings */
-    SYL_VEC(syl_value *) in, out;               /* edges at run time */
+    syl_value_set folding;                      /* results of the readers */
+    SYL_VEC(syl_value *) in, out;               /* edges at run time: values that come in rotated, that go out rotated back */
     const char *example;                        /* one of them, in words */
 } stream;
 
@@ -84,13 +84,10 @@ static bool is_edge(const stream *s, const syl_op *op, int index) {
     return syl_value_set_has(&s->values, syl_operand(op, index)) && !(is_inner(s, op) && connects(op, index));
 }
 
-static bool reader_folds(stream *s, const syl_op *op, int index) {
-    return index == 0 && op->parent == s->block && syl_linear_is_real(op) && syl_weight_only_of(syl_operand(op, 1), reads, s);
-}
-
 static void add_reader(stream *s, syl_op *op, int index) {
-    if (reader_folds(s, op, index)) {
+    if (index == 0 && op->parent == s->block && syl_linear_is_real(op) && syl_weight_only_of(syl_operand(op, 1), reads, s)) {
         SYL_PUSH(s->ctx->scratch, &s->readers, op);
+        syl_value_set_add(&s->folding, syl_result(op));
         return;
     }
     syl_value *value = syl_operand(op, index);
@@ -134,35 +131,36 @@ static bool is_rotated(const stream *s) {
     return false;
 }
 
+/* True if operand `index` of op belongs to the rotated side of the border. */
+static bool is_inside(const stream *s, const syl_op *op, int index) {
+    if (is_inner(s, op)) return connects(op, index);
+    return index == 0 && op->code == SYL_OP_linear && syl_value_set_has(&s->folding, syl_result(op));
+}
+
+/* The uses of x on one side of the border, but those by the two ops that make y from x, then read y. */
+static void redirect(const stream *s, syl_value *x, syl_value *y, bool inside) {
+    for (syl_use *use = x->uses, *next; use; use = next) {
+        next = use->next;
+        bool is_ours = use->user == y->def || syl_operand(y->def, 0)->def == use->user;
+        if (!is_ours && is_inside(s, use->user, use->index) == inside) syl_op_set_operand(use->user, use->index, y);
+    }
+}
+
 static void rotate_at_run_time(stream *s, const syl_rotation *q) {
     syl_module *module = s->ctx->module;
     for (size_t i = 0; i < s->in.n; i++) {
         syl_value *x = s->in.p[i];
         syl_builder b = x->def ? syl_build_after(module, x->def) : syl_build_before(module, s->block->first);
-        syl_value *y = syl_rotation_apply(&b, q, x, 1);
-        for (syl_use *use = x->uses, *next; use; use = next) {
-            next = use->next;
-            syl_op *user = use->user;
-            if (user != y->def && (is_inner(s, user) || reader_folds(s, user, use->index)) && connects(user, use->index)) syl_op_set_operand(user, use->index, y);
-        }
+        redirect(s, x, syl_rotation_apply(&b, q, x, 1), true);
     }
     for (size_t i = 0; i < s->out.n; i++) {
-        syl_value *x = s->out.p[i];
-        syl_builder b = syl_build_after(module, x->def);
-        syl_value *y = syl_rotation_invert(&b, q, x, 1);
-        const syl_op *first = q->signs ? syl_operand(y->def, 0)->def : y->def;
-        for (syl_use *use = x->uses, *next; use; use = next) {
-            next = use->next;
-            syl_op *user = use->user;
-            bool stays = (is_inner(s, user) && connects(user, use->index)) || reader_folds(s, user, use->index);
-            if (user != first && !stays) syl_op_set_operand(user, use->index, y);
-        }
+        syl_builder b = syl_build_after(module, s->out.p[i]->def);
+        redirect(s, s->out.p[i], syl_rotation_invert(&b, q, s->out.p[i], 1), false);
     }
 }
 
 static void rotate(stream *s, const syl_rotation *q) {
     syl_module *module = s->ctx->module;
-    /* Run-time edges first: they ask which linears fold, and folding changes the answer. */
     rotate_at_run_time(s, q);
     for (size_t i = 0; i < s->readers.n; i++) syl_rotation_fold(module, q, s->readers.p[i], 1);
     for (size_t i = 0; i < s->writers.n; i++) syl_rotation_fold(module, q, s->writers.p[i], 0);
@@ -213,6 +211,7 @@ syl_status syl_pass_rotate_residual(syl_pass_ctx *ctx) {
             if (op->code != SYL_OP_add || op->results[0].type.rank != 2 || syl_value_set_has(&seen, syl_result(op))) continue;
             stream s = {.ctx = ctx, .block = func->body, .ops = ops, .width = op->results[0].type.dims[1]};
             syl_value_set_init(&s.values, ctx->scratch);
+            syl_value_set_init(&s.folding, ctx->scratch);
             grow(&s, op);
             for (size_t k = 0; k < s.values.values.n; k++) syl_value_set_add(&seen, s.values.values.p[k]);
             find_edges(&s);

@@ -1,23 +1,26 @@
-/* Text to tokens: user (and control) tokens are cut out, what lies between is cut into pieces by the pre-tokenizer, and each piece is merged.
+/* Text to tokens: user (and control) tokens are cut out, what lies between is cut into pieces by the
+ * pre-tokenizer, and each piece is merged.
  *
- * Invariant: the bytes of the tokens appended for a text are the text itself (less bytes that no token can express). The time is
- * O(n log n) in the length of the longest piece, whatever the text. */
+ * Invariant: the bytes of the tokens appended for a text are the text itself, but for bytes that no token
+ * expresses. The time is O(n log n) in the length of the longest piece, whatever the text. */
 #include <stdlib.h>
 #include <string.h>
 #include "runtime/tokenizer_impl.h"
 
-/* White space as Unicode defines it. PCRE2's \s would add U+180E, which the tokenizers' own engines do not count. */
+/* White space as Unicode defines it; PCRE2's \s has U+180E too, which the tokenizers' own engines skip. */
 #define S     "\\t-\\r\\x{85}\\p{Z}"
 #define SPACE "[" S "]"
-#define WORD  "[^" S "\\p{L}\\p{N}]"
+#define INK   "[^" S "]"
+#define PUNCT "[^" S "\\p{L}\\p{N}]"
 
-#define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?" WORD "+|" SPACE "+(?!" "[^" S "])"
+#define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?" PUNCT "+|" SPACE "+(?!" INK ")"
 /* Llama 3 and Qwen 2 differ in how many digits make a piece. */
 #define LLAMA3(digits)                                                                                       \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?" WORD "+[\\r\\n]*|" SPACE      \
-    "*[\\r\\n]+|" SPACE "+(?!" "[^" S "])"
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?" PUNCT "+[\\r\\n]*"            \
+    "|" SPACE "*[\\r\\n]+|" SPACE "+(?!" INK ")"
 
-/* The last alternative of the published patterns, \s+, is left out: what no alternative matches is a gap, and so a piece, too. */
+/* The last alternative of the published patterns, \s+, is left out: what no alternative matches is a gap, and
+ * so a piece, too. */
 static const syl_pre_tokenizer pre_tokenizers[] = {
     {"default", false, {"[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
     {"gpt-2", false, {GPT2}},
@@ -32,21 +35,27 @@ syl_status syl_tokenizer_prepare_split(syl_tokenizer *t, const char *pre, syl_lo
         if (strcmp(pre_tokenizers[i].name, pre) == 0) t->pre = &pre_tokenizers[i];
     if (!t->pre) {
         syl_text known = {.arena = &t->arena};
-        for (int i = 0; i < n_pre_tokenizers; i++) syl_text_printf(&known, "%s'%s'", i ? ", " : "", pre_tokenizers[i].name);
-        return syl_error(diag, SYL_ERR_tokenizer_pre, loc, "unknown pre-tokenizer '%s', expected one of %s", pre, known.p);
+        for (int i = 0; i < n_pre_tokenizers; i++)
+            syl_text_printf(&known, "%s'%s'", i ? ", " : "", pre_tokenizers[i].name);
+        return syl_error(diag, SYL_ERR_tokenizer_pre, loc, "unknown pre-tokenizer '%s', expected one of %s",
+                         pre, known.p);
     }
     for (int i = 0; t->pre->patterns[i]; i++) {
         int code;
         PCRE2_SIZE at;
-        t->stages[i] = pcre2_compile((PCRE2_SPTR)t->pre->patterns[i], PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &code, &at, NULL);
+        t->stages[i] = pcre2_compile((PCRE2_SPTR)t->pre->patterns[i], PCRE2_ZERO_TERMINATED,
+                                     PCRE2_UTF | PCRE2_UCP, &code, &at, NULL);
         if (!t->stages[i])
-            return syl_error(diag, SYL_ERR_internal, loc, "the pattern of pre-tokenizer '%s' fails at %zu with PCRE2 error %d", pre,
+            return syl_error(diag, SYL_ERR_internal, loc,
+                             "the pattern of pre-tokenizer '%s' fails at %zu with PCRE2 error %d", pre,
                              (size_t)at, code);
-        pcre2_jit_compile(t->stages[i], PCRE2_JIT_COMPLETE); /* where it cannot, the interpreter gives the same matches */
+        /* Where this fails, the interpreter gives the same matches. */
+        pcre2_jit_compile(t->stages[i], PCRE2_JIT_COMPLETE);
     }
     t->limits = pcre2_match_context_create(NULL);
     if (!t->limits) return syl_error(diag, SYL_ERR_out_of_memory, loc, "no memory for the pre-tokenizer");
-    /* A run of white space is retried from each of its ends once, so SYL_MAX_TEXT bounds the backtracking of an honest match. */
+    /* A run of white space is retried from each of its ends once, so SYL_MAX_TEXT bounds the backtracking of
+     * an honest match. */
     pcre2_set_match_limit(t->limits, 2 * SYL_MAX_TEXT);
     pcre2_set_depth_limit(t->limits, 1000);
     pcre2_set_heap_limit(t->limits, 1024); /* KiB */
@@ -69,7 +78,7 @@ typedef struct encoder {
     syl_token_list *out;
     pcre2_match_data *matches[SYL_MAX_SPLIT_STAGES];
     symbol *symbols;
-    candidate *heap; /* a binary heap, lowest key on top */
+    candidate *heap;         /* a binary heap, lowest key on top */
     size_t n_heap, capacity; /* capacity in symbols; the heap has twice as many places */
 } encoder;
 
@@ -77,8 +86,10 @@ static const syl_merge *find_merge(const syl_tokenizer *t, int32_t left, int32_t
     uint32_t low = t->merge_begin[left], high = t->merge_begin[left + 1];
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
-        if (t->merges[middle].right < right) low = middle + 1;
-        else high = middle;
+        if (t->merges[middle].right < right)
+            low = middle + 1;
+        else
+            high = middle;
     }
     return low < t->merge_begin[left + 1] && t->merges[low].right == right ? &t->merges[low] : NULL;
 }
@@ -114,7 +125,8 @@ static void merge_symbols(encoder *e, uint32_t n) {
     while (e->n_heap) {
         candidate c = take(e);
         uint32_t left = (uint32_t)c.key, right = s[left].next;
-        if (s[left].id != c.left || right == n || s[right].id != c.right) continue; /* one of the two has merged since */
+        if (s[left].id != c.left || right == n || s[right].id != c.right)
+            continue; /* one of the two has merged since */
         s[left].id = c.joined;
         s[left].next = s[right].next;
         if (s[right].next != n) s[s[right].next].prev = left;
@@ -133,7 +145,8 @@ static syl_status reserve(encoder *e, size_t n) {
     e->heap = malloc(2 * capacity * sizeof *e->heap); /* a merge takes one off and puts at most two on */
     e->capacity = e->symbols && e->heap ? capacity : 0;
     if (e->capacity) return SYL_OK;
-    return syl_error(e->diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory to tokenize a piece of %zu bytes", n);
+    return syl_error(e->diag, SYL_ERR_out_of_memory, SYL_NOWHERE,
+                     "no memory to tokenize a piece of %zu bytes", n);
 }
 
 static syl_status encode_piece(encoder *e, const unsigned char *p, size_t size) {
@@ -151,8 +164,10 @@ static syl_status encode_piece(encoder *e, const unsigned char *p, size_t size) 
     for (size_t i = 0; i < size; i++) {
         int32_t id = t->byte_tokens[p[i]];
         if (id < 0 && use_unk) id = t->unk;
-        if (id < 0) e->out->dropped++;
-        else e->symbols[n++].id = id;
+        if (id < 0)
+            e->out->dropped++;
+        else
+            e->symbols[n++].id = id;
     }
     for (uint32_t i = 0; i < n; i++) {
         e->symbols[i].prev = i ? i - 1 : n;
@@ -167,11 +182,13 @@ static syl_status encode_piece(encoder *e, const unsigned char *p, size_t size) 
 static syl_status split(encoder *e, int stage, const unsigned char *p, size_t size) {
     if (stage == SYL_MAX_SPLIT_STAGES || !e->t->stages[stage]) return encode_piece(e, p, size);
     for (size_t at = 0; at < size;) {
-        int rc = pcre2_match(e->t->stages[stage], p, size, at, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, e->matches[stage], e->t->limits);
+        int rc = pcre2_match(e->t->stages[stage], p, size, at, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,
+                             e->matches[stage], e->t->limits);
         if (rc == PCRE2_ERROR_NOMATCH) return split(e, stage + 1, p + at, size - at);
         if (rc < 0)
             return syl_error(e->diag, SYL_ERR_tokenizer_split, SYL_NOWHERE,
-                             "cutting a text of %zu bytes into pieces stopped at byte %zu (PCRE2 error %d)", size, at, rc);
+                             "cutting a text of %zu bytes into pieces stopped at byte %zu (PCRE2 error %d)",
+                             size, at, rc);
         const PCRE2_SIZE *match = pcre2_get_ovector_pointer(e->matches[stage]);
         size_t begin = match[0], end = match[1];
         if (begin > at) SYL_TRY(split(e, stage + 1, p + at, begin - at));
@@ -188,7 +205,8 @@ static syl_status encode_plain(encoder *e, const unsigned char *p, size_t size) 
         for (int n; at < size && (n = syl_utf8_next(p + at, size - at)) > 0;) at += (size_t)n;
         SYL_TRY(split(e, 0, p + begin, at - begin));
         begin = at;
-        for (int n; at < size && (n = syl_utf8_next(p + at, size - at)) <= 0;) at = n ? at + (size_t)-n : size;
+        for (int n; at < size && (n = syl_utf8_next(p + at, size - at)) <= 0;)
+            at = n ? at + (size_t)-n : size;
         if (at > begin) SYL_TRY(encode_piece(e, p + begin, at - begin));
     }
     return SYL_OK;
@@ -219,16 +237,20 @@ static syl_status encode_text(encoder *e, const char *text, size_t size, bool co
     return encode_plain(e, (const unsigned char *)text + begin, size - begin);
 }
 
-syl_status syl_tokenizer_encode(const syl_tokenizer *t, const char *text, size_t size, int flags, syl_diag *diag, syl_token_list *out) {
+syl_status syl_tokenizer_encode(const syl_tokenizer *t, const char *text, size_t size, int flags,
+                                syl_diag *diag, syl_token_list *out) {
     if (size > SYL_MAX_TEXT)
-        return syl_error(diag, SYL_ERR_tokenizer_text, SYL_NOWHERE, "a text of %zu bytes is longer than the %d that can be tokenized at once",
-                         size, SYL_MAX_TEXT);
+        return syl_error(diag, SYL_ERR_tokenizer_text, SYL_NOWHERE,
+                         "a text of %zu bytes is longer than the %d that can be tokenized at once", size,
+                         SYL_MAX_TEXT);
     encoder e = {.t = t, .diag = diag, .out = out};
     bool ok = true;
-    for (int i = 0; i < SYL_MAX_SPLIT_STAGES && t->stages[i]; i++) ok &= (e.matches[i] = pcre2_match_data_create(1, NULL)) != NULL;
+    for (int i = 0; i < SYL_MAX_SPLIT_STAGES && t->stages[i]; i++)
+        ok &= (e.matches[i] = pcre2_match_data_create(1, NULL)) != NULL;
     syl_status status = SYL_OK;
     if (!ok) status = syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for the pre-tokenizer");
-    if (status == SYL_OK && flags & SYL_ENCODE_BOS && t->add_bos && t->bos >= 0) SYL_PUSH(out->arena, out, t->bos);
+    if (status == SYL_OK && flags & SYL_ENCODE_BOS && t->add_bos && t->bos >= 0)
+        SYL_PUSH(out->arena, out, t->bos);
     if (status == SYL_OK) status = encode_text(&e, text, size, flags & SYL_ENCODE_CONTROL);
     for (int i = 0; i < SYL_MAX_SPLIT_STAGES; i++) pcre2_match_data_free(e.matches[i]);
     free(e.symbols);

@@ -16,7 +16,7 @@ struct syl_kv {
     int32_t n_free;    /* capacity: cap_pages */
     int32_t *table;    /* [sequences][stride] */
     int64_t *lengths;  /* [sequences] */
-    syl_kv_view view;
+    syl_kv_view *views; /* [layers] */
 };
 
 static size_t elem_size(kir_type elem) { return elem == KIR_F32 ? 4 : 2; }
@@ -39,12 +39,16 @@ syl_status syl_kv_create(const syl_kv_shape *shape, syl_diag *diag, syl_kv **out
         *kv = (syl_kv){.shape = *shape, .elem_size = elem_size(shape->elem), .page_size = page, .stride = stride};
         kv->table = calloc(cells ? cells : 1, sizeof *kv->table);
         kv->lengths = calloc((size_t)shape->sequences, sizeof *kv->lengths);
+        kv->views = calloc((size_t)shape->layers, sizeof *kv->views);
     }
-    if (!kv || !kv->table || !kv->lengths) {
+    if (!kv || !kv->table || !kv->lengths || !kv->views) {
         syl_kv_destroy(kv);
         return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for the KV cache's page table");
     }
-    kv->view = (syl_kv_view){.pages = kv->pages, .table = kv->table, .table_stride = stride};
+    int64_t layer_size = (int64_t)shape->heads * shape->head_dim * SYL_KV_PAGE * 2; /* fits: the page size does */
+    for (int i = 0; i < shape->layers; i++) {
+        kv->views[i] = (syl_kv_view){.table = kv->table, .table_stride = stride, .layer_offset = i * layer_size};
+    }
     *out = kv;
     return SYL_OK;
 }
@@ -56,12 +60,13 @@ void syl_kv_destroy(syl_kv *kv) {
     free(kv->free_pages);
     free(kv->table);
     free(kv->lengths);
+    free(kv->views);
     free(kv);
 }
 
 int64_t syl_kv_length(const syl_kv *kv, int sequence) { return kv->lengths[sequence]; }
 
-const syl_kv_view *syl_kv_view_of(const syl_kv *kv) { return &kv->view; }
+const syl_kv_view *syl_kv_view_of(const syl_kv *kv, int layer) { return &kv->views[layer]; }
 
 size_t syl_kv_bytes(const syl_kv *kv) { return kv->page_size * (size_t)kv->n_pages; }
 
@@ -69,7 +74,8 @@ static bool grow_lists(syl_kv *kv) {
     if (kv->n_pages < kv->cap_pages) return true;
     int32_t cap = kv->cap_pages ? 2 * kv->cap_pages : 16;
     void **pages = realloc(kv->pages, (size_t)cap * sizeof *pages);
-    if (pages) kv->view.pages = kv->pages = pages;
+    if (pages) kv->pages = pages;
+    for (int i = 0; i < kv->shape.layers; i++) kv->views[i].pages = kv->pages;
     int32_t *free_pages = realloc(kv->free_pages, (size_t)cap * sizeof *free_pages);
     if (free_pages) kv->free_pages = free_pages;
     if (!pages || !free_pages) return false;

@@ -25,8 +25,8 @@ SYL_NODISCARD syl_status syl_kv_extend(syl_kv *kv, int sequence, int64_t length,
 /* Forgets the positions from `length` on; 0 frees the sequence. A length above the sequence's does nothing. */
 void syl_kv_truncate(syl_kv *kv, int sequence, int64_t length);
 
-/* What kernels read; valid until the next extend or truncate. */
-const syl_kv_view *syl_kv_view_of(const syl_kv *kv);
+/* What kernels of a layer read; valid until the next extend or truncate. */
+const syl_kv_view *syl_kv_view_of(const syl_kv *kv, int layer);
 size_t syl_kv_bytes(const syl_kv *kv); /* memory of the pages in use or kept for reuse */
 
 #endif

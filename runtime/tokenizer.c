@@ -1,7 +1,7 @@
 /* Reading tokenizer JSON (docs/artifact.md), and tokens back to text.
  *
- * Invariant: what syl_tokenizer_create hands out has been checked whole (ids in range, merges made of known tokens and each there once), so
- * that encoding never meets a bad id. */
+ * Invariant: what syl_tokenizer_create hands out has been checked whole (ids in range, merges made of known
+ * tokens and each there once), so that encoding never meets a bad id. */
 #include <cjson/cJSON.h>
 #include <math.h>
 #include <stdlib.h>
@@ -33,22 +33,27 @@ typedef struct loader {
     const cJSON *root;
     syl_diag *diag;
     syl_arena scratch;
+    syl_text joined;    /* scratch of read_merge */
     syl_map vocabulary; /* text of ordinary and user tokens -> syl_token, the lowest id of equal ones */
 } loader;
 
-static syl_loc loc_of(const loader *l, const cJSON *node) { return syl_json_loc(l->json, node); }
+static syl_loc loc_of(const loader *l, const cJSON *node) {
+    return syl_json_loc(l->json, node);
+}
 
-/* GPT-2 writes a byte that is printable in Latin-1 as itself, the others as the characters from U+0100 on, in order. The byte of a
- * character, -1 if it stands for none. */
+/* GPT-2 writes a byte that is printable in Latin-1 as itself, the others as the characters from U+0100 on, in
+ * order. The byte of a character, -1 if it stands for none. */
 static int alphabet_byte(unsigned character) {
-    if ((character >= 0x21 && character <= 0x7e) || (character >= 0xa1 && character <= 0xac) || (character >= 0xae && character <= 0xff))
+    if ((character >= 0x21 && character <= 0x7e) || (character >= 0xa1 && character <= 0xac) ||
+        (character >= 0xae && character <= 0xff))
         return (int)character;
-    if (character >= 0x100 && character <= 0x120) return (int)(character - 0x100);         /* 00 .. 20 */
-    if (character >= 0x121 && character <= 0x142) return (int)(character - 0x121 + 0x7f);  /* 7f .. a0 */
+    if (character >= 0x100 && character <= 0x120) return (int)(character - 0x100);        /* 00 .. 20 */
+    if (character >= 0x121 && character <= 0x142) return (int)(character - 0x121 + 0x7f); /* 7f .. a0 */
     return character == 0x143 ? 0xad : -1;
 }
 
-/* Decodes a text of the byte alphabet in place; false, and nothing done, if a character is not of the alphabet. */
+/* Decodes a text of the byte alphabet in place; false, and nothing done, if a character is not of the
+ * alphabet. */
 static bool decode_alphabet(char *text, size_t *size) {
     const unsigned char *p = (const unsigned char *)text;
     for (int pass = 0; pass < 2; pass++) {
@@ -66,10 +71,11 @@ static bool decode_alphabet(char *text, size_t *size) {
     return true;
 }
 
-static syl_status read_id(const loader *l, const cJSON *node, const char *what, int32_t *out) {
+static syl_status read_id(const loader *l, const cJSON *node, const char *key, int32_t *out) {
     double value = cJSON_IsNumber(node) ? node->valuedouble : -1;
     if (value < 0 || value >= l->t->n_tokens || value != floor(value))
-        return syl_error(l->diag, SYL_ERR_tokenizer_id, loc_of(l, node), "%s must be a token id in 0 .. %d", what, l->t->n_tokens - 1);
+        return syl_error(l->diag, SYL_ERR_tokenizer_id, loc_of(l, node), "'%s' must be a token id in 0 .. %d",
+                         key, l->t->n_tokens - 1);
     *out = (int32_t)value;
     return SYL_OK;
 }
@@ -101,19 +107,22 @@ static syl_status read_array(const loader *l, const char *key, int max, const cJ
     SYL_TRY(syl_json_array(l->json, l->root, key, true, l->diag, out));
     *out_n = cJSON_GetArraySize(*out);
     if (*out_n <= max) return SYL_OK;
-    return syl_error(l->diag, SYL_ERR_tokenizer_limit, loc_of(l, *out), "'%s' has %d entries, at most %d are allowed", key, *out_n, max);
+    return syl_error(l->diag, SYL_ERR_tokenizer_limit, loc_of(l, *out),
+                     "'%s' has %d entries, at most %d are allowed", key, *out_n, max);
 }
 
 static syl_status read_tokens(loader *l) {
     syl_tokenizer *t = l->t;
     const cJSON *array, *node;
     SYL_TRY(read_array(l, "tokens", max_tokens, &array, &t->n_tokens));
-    if (!t->n_tokens) return syl_error(l->diag, SYL_ERR_tokenizer_format, loc_of(l, array), "'tokens' is empty");
+    if (!t->n_tokens)
+        return syl_error(l->diag, SYL_ERR_tokenizer_format, loc_of(l, array), "'tokens' is empty");
     t->tokens = SYL_NEW_ARRAY(&t->arena, syl_token, (size_t)t->n_tokens);
     syl_token *token = t->tokens;
     cJSON_ArrayForEach(node, array) {
         if (!cJSON_IsString(node))
-            return syl_error(l->diag, SYL_ERR_tokenizer_format, loc_of(l, node), "token %d is not a string", (int)(token - t->tokens));
+            return syl_error(l->diag, SYL_ERR_tokenizer_format, loc_of(l, node), "token %d is not a string",
+                             (int)(token - t->tokens));
         token->size = (uint32_t)strlen(node->valuestring);
         token->bytes = node->valuestring; /* its own copy follows when its kind is known */
         token++;
@@ -129,18 +138,21 @@ static syl_status read_types(loader *l) {
     cJSON_ArrayForEach(node, array) {
         static const char *const keys[] = {"id", "special", NULL};
         if (!cJSON_IsObject(node))
-            return syl_error(l->diag, SYL_ERR_tokenizer_format, loc_of(l, node), "an entry of 'types' must be an object");
+            return syl_error(l->diag, SYL_ERR_tokenizer_format, loc_of(l, node),
+                             "an entry of 'types' must be an object");
         SYL_TRY(syl_json_known_keys(l->json, node, keys, l->diag));
         const cJSON *id_node;
         int32_t id;
         bool special;
         SYL_TRY(read_member(l, node, "id", &id_node));
-        SYL_TRY(read_id(l, id_node, "'id'", &id));
+        SYL_TRY(read_id(l, id_node, "id", &id));
         SYL_TRY(read_bool(l, node, "special", &special));
         if (id <= last)
-            return syl_error(l->diag, SYL_ERR_tokenizer_id, loc_of(l, id_node), "the ids of 'types' must rise, but %d follows %d", id, last);
+            return syl_error(l->diag, SYL_ERR_tokenizer_id, loc_of(l, id_node),
+                             "the ids of 'types' must rise, but %d follows %d", id, last);
         if (!t->tokens[id].size)
-            return syl_error(l->diag, SYL_ERR_tokenizer_format, loc_of(l, node), "token %d is listed in 'types' but has no text", id);
+            return syl_error(l->diag, SYL_ERR_tokenizer_format, loc_of(l, node),
+                             "token %d is listed in 'types' but has no text", id);
         t->tokens[id].kind = special ? SYL_TOKEN_CONTROL : SYL_TOKEN_USER;
         last = id;
     }
@@ -162,8 +174,11 @@ static void index_tokens(loader *l) {
         bool encodes = token->kind == SYL_TOKEN_ORDINARY && decode_alphabet(bytes, &size);
         token->bytes = bytes;
         token->size = (uint32_t)size;
-        if (!encodes) continue; /* an ordinary token outside of the alphabet stands for its text, but no text leads to it */
-        if (size == 1 && t->byte_tokens[(unsigned char)*bytes] < 0) t->byte_tokens[(unsigned char)*bytes] = id;
+        if (!encodes)
+            continue; /* an ordinary token outside of the alphabet stands for its text, but no text leads to
+                         it */
+        if (size == 1 && t->byte_tokens[(unsigned char)*bytes] < 0)
+            t->byte_tokens[(unsigned char)*bytes] = id;
         if (t->pre->whole_pieces) {
             void **slot = syl_map_slot(&t->by_bytes, bytes, size, NULL);
             if (!*slot) *slot = token;
@@ -171,11 +186,232 @@ static void index_tokens(loader *l) {
     }
 }
 
-static const syl_tokenizer *sorted_tokenizer; /* never set: see compare_whole */
+/* By first byte, then longest first, then by id. */
+static int compare_whole(const void *a, const void *b, void *tokens) {
+    const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    const syl_token *s = (const syl_token *)tokens + x, *t = (const syl_token *)tokens + y;
+    if (*s->bytes != *t->bytes) return (unsigned char)*s->bytes < (unsigned char)*t->bytes ? -1 : 1;
+    if (s->size != t->size) return s->size > t->size ? -1 : 1;
+    return x < y ? -1 : 1;
+}
+
+static void index_whole(syl_tokenizer *t) {
+    SYL_VEC(int32_t) whole = {0};
+    for (int32_t id = 0; id < t->n_tokens; id++) {
+        if (t->tokens[id].kind == SYL_TOKEN_ORDINARY) continue;
+        SYL_PUSH(&t->arena, &whole, id);
+        t->whole_begin[(unsigned char)*t->tokens[id].bytes + 1]++;
+    }
+    for (int i = 0; i < 256; i++) t->whole_begin[i + 1] += t->whole_begin[i];
+    if (whole.n) qsort_r(whole.p, whole.n, sizeof *whole.p, compare_whole, t->tokens);
+    t->whole = whole.p;
+}
 
 static int compare_merges(const void *a, const void *b) {
     const syl_merge *x = a, *y = b;
     if (x->left != y->left) return x->left < y->left ? -1 : 1;
     if (x->right != y->right) return x->right < y->right ? -1 : 1;
-    return (x->rank > y->rank) - (x->rank < y->rank);
+    return x->rank < y->rank ? -1 : 1;
+}
+
+static syl_status find_token(loader *l, const cJSON *node, int32_t rank, const char *text, size_t size,
+                             int32_t *out) {
+    const syl_token *token = syl_map_get(&l->vocabulary, text, size);
+    if (!token)
+        return syl_error(l->diag, SYL_ERR_tokenizer_merge, loc_of(l, node),
+                         "merge %d, '%.80s', needs the token '%.*s', which is not in 'tokens'", rank,
+                         node->valuestring, size < 80 ? (int)size : 80, text);
+    *out = (int32_t)(token - l->t->tokens);
+    return SYL_OK;
+}
+
+static syl_status read_merge(loader *l, const cJSON *node, syl_merge *merge) {
+    const char *text = cJSON_IsString(node) ? node->valuestring : "", *space = strchr(text, ' ');
+    if (!space || space == text || !space[1] || strchr(space + 1, ' '))
+        return syl_error(l->diag, SYL_ERR_tokenizer_merge, loc_of(l, node),
+                         "merge %d must be two tokens with one space between", merge->rank);
+    size_t left = (size_t)(space - text), right = strlen(space + 1);
+    SYL_TRY(find_token(l, node, merge->rank, text, left, &merge->left));
+    SYL_TRY(find_token(l, node, merge->rank, space + 1, right, &merge->right));
+    l->joined.n = 0;
+    syl_text_append(&l->joined, text, left);
+    syl_text_append(&l->joined, space + 1, right);
+    return find_token(l, node, merge->rank, l->joined.p, l->joined.n, &merge->joined);
+}
+
+static syl_status read_merges(loader *l) {
+    syl_tokenizer *t = l->t;
+    const cJSON *array, *node;
+    int32_t n, rank = 0;
+    SYL_TRY(read_array(l, "merges", max_merges, &array, &n));
+    t->merges = SYL_NEW_ARRAY(&t->arena, syl_merge, (size_t)n);
+    cJSON_ArrayForEach(node, array) {
+        t->merges[rank].rank = rank;
+        SYL_TRY(read_merge(l, node, &t->merges[rank]));
+        rank++;
+    }
+    qsort(t->merges, (size_t)n, sizeof *t->merges, compare_merges);
+    t->merge_begin = SYL_NEW_ARRAY(&t->arena, uint32_t, (size_t)t->n_tokens + 1);
+    for (int32_t i = 0; i < n; i++) {
+        const syl_merge *m = &t->merges[i];
+        if (i && m[-1].left == m->left && m[-1].right == m->right)
+            return syl_error(l->diag, SYL_ERR_tokenizer_merge, loc_of(l, cJSON_GetArrayItem(array, m->rank)),
+                             "merge %d repeats merge %d", m->rank, m[-1].rank);
+        t->merge_begin[m->left + 1]++;
+    }
+    for (int32_t i = 0; i < t->n_tokens; i++) t->merge_begin[i + 1] += t->merge_begin[i];
+    return SYL_OK;
+}
+
+static syl_status read_ends(loader *l) {
+    syl_tokenizer *t = l->t;
+    const cJSON *array, *node;
+    SYL_TRY(read_array(l, "eos", t->n_tokens, &array, &t->n_ends));
+    if (!t->n_ends)
+        return syl_error(l->diag, SYL_ERR_tokenizer_format, loc_of(l, array),
+                         "'eos' is empty: a generation could never end");
+    int32_t *end = t->ends = SYL_NEW_ARRAY(&t->arena, int32_t, (size_t)t->n_ends);
+    cJSON_ArrayForEach(node, array) {
+        SYL_TRY(read_id(l, node, "eos", end));
+        if (end > t->ends && *end <= end[-1])
+            return syl_error(l->diag, SYL_ERR_tokenizer_id, loc_of(l, node),
+                             "the ids of 'eos' must rise, but %d follows %d", *end, end[-1]);
+        end++;
+    }
+    return SYL_OK;
+}
+
+static syl_status read_chat(loader *l) {
+    static const char *const keys[] = {"format", "system", NULL};
+    const cJSON *chat, *system;
+    SYL_TRY(read_member(l, l->root, "chat", &chat));
+    if (cJSON_IsNull(chat)) return SYL_OK;
+    if (!cJSON_IsObject(chat))
+        return syl_error(l->diag, SYL_ERR_tokenizer_format, loc_of(l, chat),
+                         "'chat' must be an object or null");
+    SYL_TRY(syl_json_known_keys(l->json, chat, keys, l->diag));
+    const char *format;
+    SYL_TRY(syl_json_string(l->json, chat, "format", l->diag, &format));
+    SYL_TRY(read_member(l, chat, "system", &system));
+    if (cJSON_IsString(system))
+        l->t->chat_system = syl_arena_strdup(&l->t->arena, system->valuestring);
+    else if (!cJSON_IsNull(system))
+        return syl_error(l->diag, SYL_ERR_tokenizer_format, loc_of(l, system),
+                         "'system' must be a string or null");
+    return syl_tokenizer_prepare_chat(l->t, format,
+                                      loc_of(l, cJSON_GetObjectItemCaseSensitive(chat, "format")), l->diag);
+}
+
+static syl_status load(loader *l) {
+    static const char *const keys[] = {"type", "pre", "tokens",  "types", "merges", "bos",
+                                       "eos",  "unk", "add_bos", "chat",  NULL};
+    syl_tokenizer *t = l->t;
+    const char *type, *pre;
+    if (!cJSON_IsObject(l->root))
+        return syl_error(l->diag, SYL_ERR_tokenizer_format, loc_of(l, l->root),
+                         "a tokenizer must be a JSON object");
+    SYL_TRY(syl_json_known_keys(l->json, l->root, keys, l->diag));
+    SYL_TRY(syl_json_string(l->json, l->root, "type", l->diag, &type));
+    if (strcmp(type, "bpe") != 0)
+        return syl_error(l->diag, SYL_ERR_tokenizer_type,
+                         loc_of(l, cJSON_GetObjectItemCaseSensitive(l->root, "type")),
+                         "unknown tokenizer type '%s', expected 'bpe'", type);
+    SYL_TRY(syl_json_string(l->json, l->root, "pre", l->diag, &pre));
+    SYL_TRY(syl_tokenizer_prepare_split(t, pre, loc_of(l, cJSON_GetObjectItemCaseSensitive(l->root, "pre")),
+                                        l->diag));
+    SYL_TRY(read_tokens(l));
+    SYL_TRY(read_types(l));
+    index_tokens(l);
+    index_whole(t);
+    SYL_TRY(read_merges(l));
+    SYL_TRY(read_optional_id(l, "bos", &t->bos));
+    SYL_TRY(read_ends(l));
+    SYL_TRY(read_optional_id(l, "unk", &t->unk));
+    SYL_TRY(read_bool(l, l->root, "add_bos", &t->add_bos));
+    if (t->add_bos && t->bos < 0)
+        return syl_error(l->diag, SYL_ERR_tokenizer_format,
+                         loc_of(l, cJSON_GetObjectItemCaseSensitive(l->root, "add_bos")),
+                         "'add_bos' is true, but 'bos' is null");
+    return read_chat(l);
+}
+
+syl_status syl_tokenizer_create(const syl_source *source, syl_diag *diag, syl_tokenizer **out) {
+    *out = NULL;
+    syl_json json;
+    SYL_TRY(syl_json_parse(source, diag, &json));
+    syl_tokenizer *t = calloc(1, sizeof *t);
+    syl_status status;
+    if (t) {
+        syl_arena_init(&t->arena);
+        syl_map_init(&t->by_bytes, &t->arena);
+        loader l = {.t = t, .json = &json, .root = json.root, .diag = diag};
+        syl_arena_init(&l.scratch);
+        syl_map_init(&l.vocabulary, &l.scratch);
+        l.joined.arena = &l.scratch;
+        status = load(&l);
+        syl_arena_free(&l.scratch);
+    } else
+        status = syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for the tokenizer");
+    syl_json_free(&json);
+    if (status == SYL_OK)
+        *out = t;
+    else
+        syl_tokenizer_destroy(t);
+    return status;
+}
+
+void syl_tokenizer_destroy(syl_tokenizer *t) {
+    if (!t) return;
+    for (int i = 0; i < SYL_MAX_SPLIT_STAGES; i++) pcre2_code_free(t->stages[i]);
+    pcre2_match_context_free(t->limits);
+    syl_arena_free(&t->arena);
+    free(t);
+}
+
+int32_t syl_tokenizer_size(const syl_tokenizer *t) {
+    return t->n_tokens;
+}
+int32_t syl_tokenizer_bos(const syl_tokenizer *t) {
+    return t->bos;
+}
+
+bool syl_tokenizer_is_end(const syl_tokenizer *t, int32_t id) {
+    for (int32_t i = 0; i < t->n_ends; i++)
+        if (t->ends[i] == id) return true;
+    return false;
+}
+
+bool syl_tokenizer_is_control(const syl_tokenizer *t, int32_t id) {
+    return id >= 0 && id < t->n_tokens && t->tokens[id].kind == SYL_TOKEN_CONTROL;
+}
+
+const char *syl_tokenizer_bytes(const syl_tokenizer *t, int32_t id, size_t *out_size) {
+    if (id < 0 || id >= t->n_tokens) return NULL;
+    *out_size = t->tokens[id].size;
+    return t->tokens[id].bytes;
+}
+
+static const char replacement[] = "\xef\xbf\xbd"; /* U+FFFD */
+
+void syl_decoder_push(syl_decoder *d, const syl_tokenizer *t, int32_t id, syl_text *out) {
+    if (syl_tokenizer_is_control(t, id) && !d->show_control) return;
+    size_t size = 0;
+    const char *bytes = syl_tokenizer_bytes(t, id, &size);
+    for (size_t i = 0; i < size; i++) {
+        d->held[d->n_held++] = (unsigned char)bytes[i];
+        /* Only the byte just added can end the sequence, well or ill; it may then begin the next one. */
+        for (int n; d->n_held && (n = syl_utf8_next(d->held, d->n_held)) != 0;) {
+            if (n > 0)
+                syl_text_append(out, (const char *)d->held, (size_t)n);
+            else
+                syl_text_append(out, replacement, 3);
+            d->n_held -= (unsigned)abs(n);
+            memmove(d->held, d->held + abs(n), d->n_held);
+        }
+    }
+}
+
+void syl_decoder_finish(syl_decoder *d, syl_text *out) {
+    if (d->n_held) syl_text_append(out, replacement, 3);
+    d->n_held = 0;
 }

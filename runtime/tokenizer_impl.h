@@ -1,4 +1,5 @@
-/* Inside of the tokenizer, shared by the files that load it (tokenizer.c), use it (encode.c) and format chats (chat.c). */
+/* Inside of the tokenizer, shared by the files that load it (tokenizer.c), use it (encode.c) and format chats
+ * (chat.c). */
 #ifndef SYL_RUNTIME_TOKENIZER_IMPL_H
 #define SYL_RUNTIME_TOKENIZER_IMPL_H
 
@@ -10,7 +11,8 @@
 
 enum { SYL_MAX_SPLIT_STAGES = 4 };
 
-/* How text is cut before merging: each stage cuts every piece of the stage before into matches and the gaps between them. */
+/* How text is cut before merging: each stage cuts every piece of the stage before into matches and the gaps
+ * between them. */
 typedef struct syl_pre_tokenizer {
     const char *name;
     bool whole_pieces; /* a piece that is itself a token is not built by merges */
@@ -56,16 +58,20 @@ struct syl_tokenizer {
     const char *chat_system;            /* default system prompt, or NULL */
 };
 
-/* Length of the UTF-8 sequence (Unicode 15, table 3-7) at p, n >= 1: positive if well formed, 0 if the text ends within it, else minus the
- * length of the maximal ill-formed part. */
+/* Length of the UTF-8 sequence (Unicode 15, table 3-7) at p, n >= 1: positive if well formed, 0 if the text
+ * ends within it, else minus the length of the maximal ill-formed part. */
 int syl_utf8_next(const unsigned char *p, size_t n);
 
-/* The user or (if asked for) control token whose name begins the text, the longest if several do; -1 if none. */
-int32_t syl_tokenizer_match_whole(const syl_tokenizer *tokenizer, const char *text, size_t size, bool control);
+/* The user or (if asked for) control token whose name begins the text, the longest if several do; -1 if none.
+ */
+int32_t syl_tokenizer_match_whole(const syl_tokenizer *tokenizer, const char *text, size_t size,
+                                  bool control);
 
 /* encode.c: finds and compiles the pre-tokenizer's patterns. */
-SYL_NODISCARD syl_status syl_tokenizer_prepare_split(syl_tokenizer *tokenizer, const char *pre, syl_loc loc, syl_diag *diag);
+SYL_NODISCARD syl_status syl_tokenizer_prepare_split(syl_tokenizer *tokenizer, const char *pre, syl_loc loc,
+                                                     syl_diag *diag);
 /* chat.c: finds the chat format and checks that its special tokens exist. */
-SYL_NODISCARD syl_status syl_tokenizer_prepare_chat(syl_tokenizer *tokenizer, const char *format, syl_loc loc, syl_diag *diag);
+SYL_NODISCARD syl_status syl_tokenizer_prepare_chat(syl_tokenizer *tokenizer, const char *format, syl_loc loc,
+                                                    syl_diag *diag);
 
 #endif

@@ -1,0 +1,268 @@
+/* Causal attention over the paged KV cache, with the running softmax of Milakov and Gimelshein, "Online normalizer calculation for softmax" (2018), and
+ * the tiling of Dao et al., "FlashAttention" (2022), one page of SYL_KV_PAGE positions at a time.
+ *
+ * A pass takes 1 to mr lanes, each a (row, head), that read the same keys: rows of one sequence, or, where the block has one row only, the
+ * heads of one kv head. Invariant: a lane's result has the same bits whatever lanes share its pass: pages go in order of absolute position from 0, each
+ * sum has one order, and a page wholly behind a lane's position changes nothing (probabilities 0, correction exp(0) = 1).
+ *
+ * Scratch: probabilities [mr][PAGE], queries times scale [mr][dim], running outputs [mr][dim], dim rounded up to whole vectors. */
+#include "codegen/host/emit.h"
+#include <math.h>
+
+typedef struct attention_state {
+    em *e;
+    const kir_attention *a;
+    kir_type elem; /* of the cache */
+    int64_t dim, padded, group;
+    int lanes;               /* of this pass */
+    int chunk;               /* vectors of positions or of values held in registers for each lane */
+    em_value p, q, out;      /* scratch */
+    em_value row[16], head[16], pos[16], corr[16]; /* corr: splat factor of the page */
+    em_value m[16], l[16];   /* stack */
+    em_value first, last;    /* of the page: position of its first element, and the largest pos */
+    em_value keys, values;   /* of the page */
+} attention_state;
+
+static em_value scratch_at(em *e, em_value base, int64_t index, em_value more) {
+    em_value pointer = em_offset(e, base, index * 4);
+    return more ? em_at(e, e->f32, pointer, more) : pointer;
+}
+
+static em_value splat_at(em *e, em_value pointer) { return em_splat(e, em_load(e, e->f32, pointer, 4), KIR_LANES); }
+
+/* The vector of queries, keys or values at base[index], of which `valid` lanes may be read. */
+static em_value load_first(em *e, kir_type elem, em_value base, em_value index, int valid) {
+    if (valid >= KIR_LANES) return em_load_widened(e, elem, base, index, KIR_LANES);
+    em_type element = em_elem_type(e, elem), type = em_vec(element, KIR_LANES), overloads[] = {type, e->ptr};
+    em_value args[] = {em_at(e, element, base, index), em_int(e->i32, em_elem_size(elem)), em_first_lanes(e, valid, KIR_LANES), LLVMConstNull(type)};
+    em_value raw = em_intrinsic(e, "llvm.masked.load", overloads, 2, args, 4);
+    return elem == KIR_BF16 ? em_bf16_to_f32(e, raw) : elem == KIR_F16 ? em_f16_to_f32(e, raw) : raw;
+}
+
+static int valid_lanes(const attention_state *s, int64_t d) { return s->dim - d < KIR_LANES ? (int)(s->dim - d) : KIR_LANES; }
+
+/* q * scale into the scratch, outputs and sums cleared. */
+static void start(attention_state *s) {
+    em *e = s->e;
+    const kir_buffer *q = &e->kernel->buffers.p[s->a->q];
+    for (int i = 0; i < s->lanes; i++) {
+        em_value base = em_mul_add(e, s->row[i], q->stride, em_mul(e, s->head[i], em_long(e, s->dim)));
+        for (int64_t d = 0; d < s->dim; d += KIR_LANES) {
+            em_value x = load_first(e, q->elem, e->buffers[s->a->q], em_add(e, base, em_long(e, d)), valid_lanes(s, d));
+            em_store(e, LLVMBuildFMul(e->b, x, em_real(e->f32v, s->a->scale), ""), scratch_at(e, s->q, i * s->padded + d, NULL), 64);
+            em_store(e, em_real(e->f32v, 0.0), scratch_at(e, s->out, i * s->padded + d, NULL), 64);
+        }
+        s->m[i] = em_local(e, e->f32);
+        s->l[i] = em_local(e, e->f32);
+        em_store(e, em_real(e->f32, -INFINITY), s->m[i], 4);
+        em_store(e, em_real(e->f32, 0.0), s->l[i], 4);
+    }
+}
+
+/* Scores of positions [at, at + 16 * n) of the page, masked by each lane's position, into the scratch. */
+static void scores(attention_state *s, em_value at, int n) {
+    em *e = s->e;
+    em_value acc[64], k[8];
+    for (int i = 0; i < s->lanes * n; i++) {
+        acc[i] = em_local(e, e->f32v);
+        em_store(e, em_real(e->f32v, 0.0), acc[i], 64);
+    }
+    em_loop d = em_loop_begin(e, em_long(e, 0), em_long(e, s->dim), 1);
+    em_value base = em_mul_add(e, d.index, SYL_KV_PAGE, at);
+    for (int v = 0; v < n; v++) k[v] = em_load_widened(e, s->elem, s->keys, em_add(e, base, em_long(e, v * KIR_LANES)), KIR_LANES);
+    for (int i = 0; i < s->lanes; i++) {
+        em_value q = splat_at(e, scratch_at(e, s->q, i * s->padded, d.index));
+        for (int v = 0; v < n; v++) em_store(e, em_fma(e, q, k[v], em_load(e, e->f32v, acc[i * n + v], 64)), acc[i * n + v], 64);
+    }
+    em_loop_end(e, &d);
+    int64_t iota[KIR_LANES];
+    for (int i = 0; i < KIR_LANES; i++) iota[i] = i;
+    em_value lane = em_ints(e->i32, iota, KIR_LANES);
+    for (int i = 0; i < s->lanes; i++)
+        for (int v = 0; v < n; v++) {
+            em_value start_of = em_add(e, em_add(e, s->first, at), em_long(e, v * KIR_LANES));
+            em_value position = em_add(e, em_splat(e, LLVMBuildTrunc(e->b, start_of, e->i32, ""), KIR_LANES), lane);
+            em_value limit = em_splat(e, LLVMBuildTrunc(e->b, s->pos[i], e->i32, ""), KIR_LANES);
+            em_value seen = LLVMBuildICmp(e->b, LLVMIntSLE, position, limit, "");
+            em_value masked = LLVMBuildSelect(e->b, seen, em_load(e, e->f32v, acc[i * n + v], 64), em_real(e->f32v, -INFINITY), "");
+            em_store(e, masked, scratch_at(e, s->p, i * SYL_KV_PAGE + v * KIR_LANES, at), 64);
+        }
+}
+
+/* Scores to probabilities relative to the running maximum, and the correction of what was summed before. */
+static void softmax(attention_state *s, int i) {
+    em *e = s->e;
+    enum { n = SYL_KV_PAGE / KIR_LANES };
+    em_value x[n], larger;
+    for (int v = 0; v < n; v++) x[v] = em_load(e, e->f32v, scratch_at(e, s->p, i * SYL_KV_PAGE + v * KIR_LANES, NULL), 64);
+    larger = em_larger(e, em_larger(e, x[0], x[1]), em_larger(e, x[2], x[3]));
+    em_value before = em_load(e, e->f32, s->m[i], 4), m = em_larger(e, before, em_reduce_max(e, larger));
+    em_value corr = em_exp(e, LLVMBuildFSub(e->b, before, m, "")), center = em_splat(e, m, KIR_LANES);
+    for (int v = 0; v < n; v++) {
+        x[v] = em_exp(e, LLVMBuildFSub(e->b, x[v], center, ""));
+        em_store(e, x[v], scratch_at(e, s->p, i * SYL_KV_PAGE + v * KIR_LANES, NULL), 64);
+    }
+    em_value total = LLVMBuildFAdd(e->b, LLVMBuildFAdd(e->b, x[0], x[1], ""), LLVMBuildFAdd(e->b, x[2], x[3], ""), "");
+    em_value l = em_fma(e, em_load(e, e->f32, s->l[i], 4), corr, em_reduce_add(e, total));
+    em_store(e, m, s->m[i], 4);
+    em_store(e, l, s->l[i], 4);
+    s->corr[i] = em_splat(e, corr, KIR_LANES);
+}
+
+/* out = out * corr + p V for values [at, at + 16 n), of which the last vector has `valid`. */
+static void weigh(attention_state *s, em_value at, int n, int valid) {
+    em *e = s->e;
+    em_value acc[64], v[8];
+    for (int i = 0; i < s->lanes; i++)
+        for (int c = 0; c < n; c++) {
+            em_value before = em_load(e, e->f32v, scratch_at(e, s->out, i * s->padded + c * KIR_LANES, at), 64);
+            acc[i * n + c] = em_local(e, e->f32v);
+            em_store(e, LLVMBuildFMul(e->b, before, s->corr[i], ""), acc[i * n + c], 64);
+        }
+    em_value count = em_min(e, em_long(e, SYL_KV_PAGE), em_add(e, LLVMBuildSub(e->b, s->last, s->first, ""), em_long(e, 1)));
+    em_loop j = em_loop_begin(e, em_long(e, 0), count, 1);
+    em_value base = em_mul_add(e, j.index, s->dim, at);
+    for (int c = 0; c < n; c++) v[c] = load_first(e, s->elem, s->values, em_add(e, base, em_long(e, c * KIR_LANES)), c == n - 1 ? valid : KIR_LANES);
+    for (int i = 0; i < s->lanes; i++) {
+        em_value p = splat_at(e, scratch_at(e, s->p, i * SYL_KV_PAGE, j.index));
+        for (int c = 0; c < n; c++) em_store(e, em_fma(e, p, v[c], em_load(e, e->f32v, acc[i * n + c], 64)), acc[i * n + c], 64);
+    }
+    em_loop_end(e, &j);
+    for (int i = 0; i < s->lanes; i++)
+        for (int c = 0; c < n; c++)
+            em_store(e, em_load(e, e->f32v, acc[i * n + c], 64), scratch_at(e, s->out, i * s->padded + c * KIR_LANES, at), 64);
+}
+
+static void finish(attention_state *s) {
+    em *e = s->e;
+    const kir_buffer *out = &e->kernel->buffers.p[s->a->out];
+    for (int i = 0; i < s->lanes; i++) {
+        em_value base = em_mul_add(e, s->row[i], out->stride, em_mul(e, s->head[i], em_long(e, s->dim)));
+        em_value l = em_splat(e, em_load(e, e->f32, s->l[i], 4), KIR_LANES);
+        for (int64_t d = 0; d < s->dim; d += KIR_LANES) {
+            em_value x = em_load(e, e->f32v, scratch_at(e, s->out, i * s->padded + d, NULL), 64);
+            em_store_rounded(e, out->elem, e->buffers[s->a->out], em_add(e, base, em_long(e, d)), LLVMBuildFDiv(e->b, x, l, ""), valid_lanes(s, d));
+        }
+    }
+}
+
+static em_value load_index(em *e, int buffer, em_value row) {
+    return LLVMBuildSExt(e->b, em_load(e, e->i32, em_at(e, e->i32, e->buffers[buffer], row), 4), e->i64, "");
+}
+
+static em_value view_field(em *e, em_value view, em_type type, int64_t offset) { return em_load(e, type, em_offset(e, view, offset), 8); }
+
+/* pass(buffers, scratch, row, row step, head, head step): lane i is (row + i * row step, head + i * head step). */
+static em_value attention_pass(em *e, int lanes) {
+    const kir_attention *a = &e->kernel->attention;
+    attention_state s = {.e = e, .a = a, .elem = e->kernel->cache_elem, .dim = a->head_dim, .group = a->heads / a->kv_heads, .lanes = lanes};
+    s.padded = (s.dim + KIR_LANES - 1) / KIR_LANES * KIR_LANES;
+    s.chunk = e->target->vector_floats >= 16 ? 4 : 1;
+    em_type params[] = {e->ptr, e->ptr, e->i64, e->i64, e->i64, e->i64};
+    em_place saved;
+    em_value function = em_begin_helper(e, syl_arena_printf(&e->arena, "pass%d", lanes), params, 6, &saved), *outer = e->buffers;
+    em_load_buffers(e, LLVMGetParam(function, 0));
+    s.p = LLVMGetParam(function, 1);
+    s.q = scratch_at(e, s.p, (int64_t)lanes * SYL_KV_PAGE, NULL);
+    s.out = scratch_at(e, s.q, lanes * s.padded, NULL);
+    s.last = em_long(e, 0);
+    for (int i = 0; i < lanes; i++) {
+        s.row[i] = em_add(e, LLVMGetParam(function, 2), em_mul(e, LLVMGetParam(function, 3), em_long(e, i)));
+        s.head[i] = em_add(e, LLVMGetParam(function, 4), em_mul(e, LLVMGetParam(function, 5), em_long(e, i)));
+        s.pos[i] = load_index(e, a->pos, s.row[i]);
+        s.last = LLVMBuildSelect(e->b, LLVMBuildICmp(e->b, LLVMIntSGT, s.pos[i], s.last, ""), s.pos[i], s.last, "");
+    }
+    em_value view = e->buffers[a->cache], kv_head = LLVMBuildUDiv(e->b, s.head[0], em_long(e, s.group), "");
+    em_value stride = view_field(e, view, e->i64, offsetof(syl_kv_view, table_stride)), pages = view_field(e, view, e->ptr, offsetof(syl_kv_view, pages));
+    em_value table = em_at(e, e->i32, view_field(e, view, e->ptr, offsetof(syl_kv_view, table)), em_mul(e, load_index(e, a->seq, s.row[0]), stride));
+    em_value layer = em_mul_add(e, kv_head, 2 * s.dim * SYL_KV_PAGE, view_field(e, view, e->i64, offsetof(syl_kv_view, layer_offset)));
+    start(&s);
+
+    em_loop page = em_loop_begin(e, em_long(e, 0), em_add(e, s.last, em_long(e, 1)), SYL_KV_PAGE);
+    s.first = page.index;
+    em_value number = em_load(e, e->i32, em_at(e, e->i32, table, LLVMBuildLShr(e->b, page.index, em_long(e, 6), "")), 4);
+    em_value memory = em_load(e, e->ptr, em_at(e, e->ptr, pages, LLVMBuildSExt(e->b, number, e->i64, "")), 8);
+    s.keys = em_at(e, em_elem_type(e, s.elem), memory, layer);
+    s.values = em_at(e, em_elem_type(e, s.elem), s.keys, em_long(e, s.dim * SYL_KV_PAGE));
+    em_loop part = em_loop_begin(e, em_long(e, 0), em_long(e, SYL_KV_PAGE), s.chunk * KIR_LANES);
+    scores(&s, part.index, s.chunk);
+    em_loop_end(e, &part);
+    for (int i = 0; i < lanes; i++) softmax(&s, i);
+    int64_t step = (int64_t)s.chunk * KIR_LANES, whole = s.dim / step * step;
+    if (whole) {
+        em_loop d = em_loop_begin(e, em_long(e, 0), em_long(e, whole), step);
+        weigh(&s, d.index, s.chunk, KIR_LANES);
+        em_loop_end(e, &d);
+    }
+    if (whole < s.dim) {
+        int rest = (int)((s.dim - whole + KIR_LANES - 1) / KIR_LANES);
+        weigh(&s, em_long(e, whole), rest, valid_lanes(&s, whole + (rest - 1) * KIR_LANES));
+    }
+    em_loop_end(e, &page);
+    finish(&s);
+    em_end_helper(e, saved);
+    e->buffers = outer;
+    return function;
+}
+
+static void call_pass(em *e, em_value pass, em_value row, int row_step, em_value head, int head_step) {
+    em_value args[] = {LLVMGetParam(e->function, 0), e->scratch, row, em_long(e, row_step), head, em_long(e, head_step)};
+    em_call_helper(e, pass, args, 6);
+}
+
+/* Runs the pass of `n` lanes, n known at run time in [1, mr]. */
+static void call_pass_of(em *e, em_value *passes, em_value n, em_value row, int row_step, em_value head, int head_step) {
+    int mr = e->kernel->attention.mr;
+    for (int lanes = 1; lanes <= mr; lanes++) {
+        em_branch branch = em_if(e, LLVMBuildICmp(e->b, LLVMIntEQ, n, em_long(e, lanes), ""));
+        call_pass(e, passes[lanes], row, row_step, head, head_step);
+        em_endif(e, &branch);
+    }
+}
+
+void em_attention(em *e, const char *symbol) {
+    const kir_attention *a = &e->kernel->attention;
+    int64_t group = a->heads / a->kv_heads;
+    em_begin_kernel(e, symbol);
+    em_value *passes = SYL_NEW_ARRAY(&e->arena, em_value, (size_t)a->mr + 1);
+    for (int lanes = 1; lanes <= a->mr; lanes++) passes[lanes] = attention_pass(e, lanes);
+
+    em_value skip = em_local(e, e->i64), same = em_local(e, e->i1); /* tasks already done by an earlier pass of this loop */
+    em_store(e, em_long(e, 0), skip, 8);
+    em_loop t = em_loop_begin(e, e->begin, e->end, 1);
+    em_value block = LLVMBuildUDiv(e->b, t.index, em_long(e, a->heads), ""), head = LLVMBuildURem(e->b, t.index, em_long(e, a->heads), "");
+    em_value row = em_mul(e, block, em_long(e, a->mr));
+    em_value count = em_min(e, LLVMBuildSub(e->b, e->rows, row, ""), em_long(e, a->mr));
+    em_value pending = em_load(e, e->i64, skip, 8);
+    em_branch todo = em_if(e, LLVMBuildICmp(e->b, LLVMIntEQ, pending, em_long(e, 0), ""));
+    em_branch alone = em_if(e, LLVMBuildICmp(e->b, LLVMIntEQ, count, em_long(e, 1), ""));
+    {
+        /* the heads of one kv head read the same keys */
+        em_value rest = LLVMBuildSub(e->b, em_long(e, group), LLVMBuildURem(e->b, head, em_long(e, group), ""), "");
+        em_value n = em_min(e, em_min(e, rest, LLVMBuildSub(e->b, e->end, t.index, "")), em_long(e, a->mr));
+        call_pass_of(e, passes, n, row, 0, head, 1);
+        em_store(e, LLVMBuildSub(e->b, n, em_long(e, 1), ""), skip, 8);
+    }
+    em_else(e, &alone);
+    {
+        em_store(e, em_int(e->i1, 1), same, 1);
+        em_value sequence = load_index(e, a->seq, row);
+        em_loop i = em_loop_begin(e, em_long(e, 1), count, 1);
+        em_value equal = LLVMBuildICmp(e->b, LLVMIntEQ, sequence, load_index(e, a->seq, em_add(e, row, i.index)), "");
+        em_store(e, LLVMBuildAnd(e->b, em_load(e, e->i1, same, 1), equal, ""), same, 1);
+        em_loop_end(e, &i);
+        em_branch one = em_if(e, em_load(e, e->i1, same, 1));
+        call_pass_of(e, passes, count, row, 1, head, 0);
+        em_else(e, &one);
+        em_loop r = em_loop_begin(e, em_long(e, 0), count, 1);
+        call_pass(e, passes[1], em_add(e, row, r.index), 0, head, 0);
+        em_loop_end(e, &r);
+        em_endif(e, &one);
+    }
+    em_endif(e, &alone);
+    em_else(e, &todo);
+    em_store(e, LLVMBuildSub(e->b, pending, em_long(e, 1), ""), skip, 8);
+    em_endif(e, &todo);
+    em_loop_end(e, &t);
+    LLVMBuildRetVoid(e->b);
+}

@@ -1,0 +1,100 @@
+/* Prompts and generation (lm.h). */
+#include "runtime/lm.h"
+
+#include <string.h>
+#include <time.h>
+
+static double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+syl_status syl_lm_create(const syl_engine *engine, syl_pool *pool, const syl_context_options *options, syl_diag *diag, syl_lm *out) {
+    *out = (syl_lm){.engine = engine, .pool = pool};
+    const syl_artifact *artifact = &engine->artifact;
+    syl_status status = syl_context_create(engine, pool, options, diag, &out->context);
+    if (status == SYL_OK && artifact->tokenizer) {
+        syl_source source = {SYL_ARTIFACT_TOKENIZER, artifact->tokenizer, artifact->tokenizer_size};
+        status = syl_tokenizer_create(&source, diag, &out->tokenizer);
+    }
+    if (status == SYL_OK && out->tokenizer && syl_tokenizer_size(out->tokenizer) > engine->signature.id_limit) {
+        status = syl_error(diag, SYL_ERR_lm_vocabulary, SYL_NOWHERE, "the tokenizer has %d tokens, the model's table %lld rows",
+                           syl_tokenizer_size(out->tokenizer), (long long)engine->signature.id_limit);
+    }
+    if (status != SYL_OK) syl_lm_destroy(out);
+    return status;
+}
+
+void syl_lm_destroy(syl_lm *lm) {
+    syl_tokenizer_destroy(lm->tokenizer);
+    syl_context_destroy(lm->context);
+    *lm = (syl_lm){0};
+}
+
+syl_status syl_lm_prefill(syl_lm *lm, int sequence, const int32_t *ids, int64_t n, syl_diag *diag, const float **logits) {
+    int32_t sequences[SYL_PREFILL_CHUNK];
+    for (int i = 0; i < SYL_PREFILL_CHUNK; i++) sequences[i] = sequence;
+    for (int64_t done = 0; done < n; done += SYL_PREFILL_CHUNK) {
+        int64_t count = n - done < SYL_PREFILL_CHUNK ? n - done : SYL_PREFILL_CHUNK;
+        int32_t last = (int32_t)count - 1;
+        syl_batch batch = {.n_tokens = count, .ids = ids + done, .seq = sequences, .n_rows = done + count == n, .rows = &last};
+        SYL_TRY(syl_context_run(lm->context, &batch, diag));
+    }
+    *logits = syl_context_logits(lm->context, 0);
+    return SYL_OK;
+}
+
+/* ---- generation --------------------------------------------------------------------------------------------------- */
+
+const char *syl_stop_name(syl_stop stop) {
+    static const char *const names[] = {"end-token", "length", "context", "caller"};
+    return names[stop];
+}
+
+static syl_status decode(syl_lm *lm, syl_sampler *sampler, const syl_generate_options *options, const float *logits, double start,
+                         syl_diag *diag, syl_generation *out) {
+    double first = 0;
+    out->stop = SYL_STOP_LENGTH;
+    while (out->new_tokens < options->max_tokens) {
+        int32_t id;
+        SYL_TRY(syl_sampler_next(sampler, logits, diag, &id));
+        if (!first) {
+            first = seconds_now();
+            out->first_token_s = first - start;
+        }
+        if (lm->tokenizer && syl_tokenizer_is_end(lm->tokenizer, id)) {
+            out->stop = SYL_STOP_END;
+            break;
+        }
+        out->new_tokens++;
+        if (options->token && !options->token(options->user, id)) {
+            out->stop = SYL_STOP_CALLER;
+            break;
+        }
+        if (out->new_tokens == options->max_tokens) break;
+        if (syl_context_length(lm->context, 0) == syl_context_limit(lm->context)) {
+            out->stop = SYL_STOP_CONTEXT;
+            break;
+        }
+        SYL_TRY(syl_lm_prefill(lm, 0, &id, 1, diag, &logits));
+    }
+    if (first) out->decode_s = seconds_now() - first;
+    return SYL_OK;
+}
+
+syl_status syl_lm_generate(syl_lm *lm, const int32_t *prompt, int64_t n, const syl_generate_options *options, syl_diag *diag,
+                           syl_generation *out) {
+    *out = (syl_generation){.prompt_tokens = n};
+    if (n < 1) return syl_error(diag, SYL_ERR_lm_text, SYL_NOWHERE, "the prompt has no tokens");
+    syl_sampler *sampler;
+    const float *logits;
+    SYL_TRY(syl_sampler_create(&options->sampling, syl_context_vocab(lm->context), diag, &sampler));
+    syl_context_truncate(lm->context, 0, 0);
+    double start = seconds_now();
+    syl_status status = syl_lm_prefill(lm, 0, prompt, n, diag, &logits);
+    out->prefill_s = seconds_now() - start;
+    if (status == SYL_OK) status = decode(lm, sampler, options, logits, start, diag, out);
+    syl_sampler_destroy(sampler);
+    return status;
+}

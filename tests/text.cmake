@@ -1,0 +1,59 @@
+# The tests that run the command `syl`, and those of the sources themselves. Labels: style (the same in every build), model (needs
+# the real model in models/, takes minutes).
+set(python python3)
+if(EXISTS ${CMAKE_SOURCE_DIR}/.venv/bin/python3) # made by scripts/check, with tests/requirements.txt
+  set(python ${CMAKE_SOURCE_DIR}/.venv/bin/python3)
+endif()
+set(work ${CMAKE_CURRENT_BINARY_DIR}/work)
+# Compiled kernels are cached beside the build, not in the user's folder.
+set(environment SYL_CACHE_DIR=${work}/cache PYTHONDONTWRITEBYTECODE=1)
+file(MAKE_DIRECTORY ${work}/cache)
+file(CHMOD ${work}/cache PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE)
+
+# Style
+add_test(NAME style/includes COMMAND python3 ${CMAKE_CURRENT_SOURCE_DIR}/check_includes)
+add_test(NAME style/docs COMMAND python3 ${CMAKE_SOURCE_DIR}/scripts/gen-docs --check)
+add_test(NAME style/format COMMAND ${CMAKE_SOURCE_DIR}/scripts/format --check)
+set_tests_properties(style/includes style/docs style/format PROPERTIES LABELS style ENVIRONMENT "${environment}")
+
+# Text in, text out: tests/text/**.sir, and .test where the input has no comments to write RUN: lines in
+file(GLOB_RECURSE texts CONFIGURE_DEPENDS RELATIVE ${CMAKE_CURRENT_SOURCE_DIR} text/*.sir text/*.test)
+foreach(text ${texts})
+  add_test(NAME ${text} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/run_text $<TARGET_FILE:syl> ${CMAKE_CURRENT_SOURCE_DIR}/${text} ${work}/${text})
+  set_tests_properties(${text} PROPERTIES ENVIRONMENT "${environment}")
+endforeach()
+
+# Malformed inputs: one test a row of malformed/cases.txt, after the files are made
+set(malformed ${work}/malformed)
+add_test(NAME malformed/files COMMAND ${python} ${CMAKE_CURRENT_SOURCE_DIR}/malformed/make.py $<TARGET_FILE:syl> ${malformed})
+set_tests_properties(malformed/files PROPERTIES FIXTURES_SETUP malformed ENVIRONMENT "${environment}")
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS malformed/cases.txt)
+file(STRINGS malformed/cases.txt rows REGEX "^[a-z]")
+foreach(row ${rows})
+  string(REGEX REPLACE " *\\|.*" "" name "${row}")
+  add_test(NAME malformed/${name} COMMAND ${python} ${CMAKE_CURRENT_SOURCE_DIR}/malformed/run.py $<TARGET_FILE:syl> ${malformed} ${name})
+  set_tests_properties(malformed/${name} PROPERTIES FIXTURES_REQUIRED malformed ENVIRONMENT "${environment}")
+endforeach()
+
+# Logits against NumPy
+add_test(NAME golden/random-llama COMMAND ${python} ${CMAKE_CURRENT_SOURCE_DIR}/goldens/run.py $<TARGET_FILE:syl> ${work}/golden)
+set_tests_properties(golden/random-llama PROPERTIES ENVIRONMENT "${environment}")
+
+# The real model
+set(gguf ${CMAKE_SOURCE_DIR}/models/SmolLM2-135M-Instruct.Q4_1.gguf)
+function(model_test name)
+  add_test(NAME model/${name} COMMAND ${python} ${CMAKE_CURRENT_SOURCE_DIR}/model/run.py $<TARGET_FILE:syl> ${gguf} ${work}/model ${name})
+  set_tests_properties(model/${name} PROPERTIES LABELS model RUN_SERIAL ON TIMEOUT 600 ENVIRONMENT "${environment}" ${ARGN})
+endfunction()
+foreach(recipe f32 w8a8 w8a8-plain f32-rotated)
+  model_test(compile-${recipe} FIXTURES_SETUP ${recipe})
+endforeach()
+model_test(perplexity FIXTURES_REQUIRED "f32;w8a8")
+model_test(rotations-matter FIXTURES_REQUIRED "f32;w8a8-plain")
+model_test(rotations-are-lossless FIXTURES_REQUIRED "f32;f32-rotated")
+model_test(determinism FIXTURES_REQUIRED w8a8)
+model_test(safetensors FIXTURES_REQUIRED "f32;w8a8")
+model_test(generate FIXTURES_REQUIRED "f32;w8a8")
+model_test(schema)
+add_test(NAME model/logits COMMAND ${python} ${CMAKE_CURRENT_SOURCE_DIR}/goldens/run.py $<TARGET_FILE:syl> ${work}/golden-smollm2 ${work}/model/f32.syl)
+set_tests_properties(model/logits PROPERTIES LABELS model RUN_SERIAL ON TIMEOUT 600 ENVIRONMENT "${environment}" FIXTURES_REQUIRED f32)

@@ -1,0 +1,76 @@
+/* What the verbs of the command share: the verb table's row, the common options, and output. Results go to stdout, messages and progress to
+ * stderr. */
+#ifndef SYL_TOOLS_TOOL_H
+#define SYL_TOOLS_TOOL_H
+
+#include "base/threads.h"
+#include "runtime/lm.h"
+#include "tools/options.h"
+
+typedef struct tool {
+    syl_arena arena; /* lives as long as the command */
+    syl_diag *diag;
+    /* common options */
+    int64_t threads; /* 0: one a core */
+    const char *cpu;
+    bool quiet, json, help;
+    syl_pool *pool; /* made by tool_pool */
+} tool;
+
+typedef struct verb {
+    const char *name, *summary;
+    const char *usage;   /* behind "syl NAME" */
+    const char *details; /* paragraphs of --help, or NULL */
+    const opt_spec *options;
+    size_t settings_size; /* zeroed, then by defaults() */
+    void (*defaults)(void *settings);
+    int min_args, max_args;
+    syl_status (*run)(tool *t, void *settings, const char **args, int n_args);
+} verb;
+
+/* Every verb, in the order of --help; each is defined in cmd_<name>.c. */
+#define TOOL_VERBS(X)                                                                                                            \
+    X(import) X(compile) X(generate) X(perplexity) X(bench) X(logits) X(dump) X(opt) X(devices)
+#define TOOL_VERB_EXTERN(name) extern const verb verb_##name;
+TOOL_VERBS(TOOL_VERB_EXTERN)
+
+/* The thread pool of the command, by --threads. */
+SYL_NODISCARD syl_status tool_pool(tool *t, syl_pool **out);
+
+/* Loads an artifact with the kernel cache; a checkpoint gets an error with the compile command. */
+SYL_NODISCARD syl_status tool_load(tool *t, const char *path, syl_engine **out);
+/* A session of a loaded engine. context: 0 = the model's. */
+SYL_NODISCARD syl_status tool_session(tool *t, const syl_engine *engine, int64_t context, syl_lm *out);
+/* Fails where the model has no tokenizer. */
+SYL_NODISCARD syl_status tool_need_tokenizer(tool *t, const syl_lm *lm, const char *path);
+
+/* A line on stderr, unless --quiet. */
+void tool_say(const tool *t, const char *fmt, ...) SYL_PRINTF(2, 3);
+
+/* One flat JSON object on stdout: fields in the order given, numbers that are not finite as null. */
+typedef struct tool_json {
+    syl_text text;
+} tool_json;
+tool_json tool_json_begin(tool *t);
+void tool_json_number(tool_json *json, const char *key, double value);
+void tool_json_int(tool_json *json, const char *key, int64_t value);
+void tool_json_text(tool_json *json, const char *key, const char *value);
+SYL_NODISCARD syl_status tool_json_end(tool *t, tool_json *json);
+/* Writes to stdout; a full disk or closed pipe is an error (file-write). */
+SYL_NODISCARD syl_status tool_print(tool *t, const char *text, size_t size);
+
+/* Progress of long work: one line with percent and remaining time on a terminal, a line every few seconds elsewhere. */
+typedef struct tool_progress {
+    const tool *t;
+    const char *label;
+    double start, last; /* seconds */
+    bool terminal, shown;
+} tool_progress;
+tool_progress tool_progress_begin(const tool *t, const char *label);
+/* `extra` (may be NULL) stands behind. */
+void tool_progress_update(tool_progress *progress, double done, double total, const char *extra);
+void tool_progress_end(tool_progress *progress); /* clears the line */
+
+double tool_seconds(void); /* monotonic */
+
+#endif
