@@ -8,7 +8,7 @@ PYTHON is one that has llama-cpp-python (it is built from source, which takes mi
 
 llama.cpp runs Q8_0 of the same checkpoint, made of MODEL.gguf by its own quantizer and kept beside RESULT.json. Each round measures one
 and then the other, so that both meet the same machine: prefill of 512 random tokens into an empty cache, then decode of 128 tokens one at
-a time behind them; both warm up first and use the same number of threads for both."""
+a time behind them, three times, of which the median counts; both warm up first and use the same number of threads for everything."""
 import argparse
 import ctypes
 import datetime
@@ -25,7 +25,7 @@ try:
 except ImportError:
     sys.exit(__doc__ + "\ncompare_llamacpp: this Python has no llama-cpp-python")
 
-PROMPT, NEW = 512, 128
+PROMPT, NEW, REPEAT = 512, 128, 3
 METRICS = ("prefill_tokens_per_s", "decode_tokens_per_s")
 
 
@@ -59,10 +59,7 @@ class Llama:
     def clear(self):
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
 
-    def measure(self):
-        self.clear()
-        self.decode(PROMPT)  # warm up
-        self.decode(1)
+    def run_once(self):
         self.clear()
         begin = time.perf_counter()
         self.decode(PROMPT)
@@ -71,6 +68,12 @@ class Llama:
             self.decode(1)
         end = time.perf_counter()
         return {"prefill_tokens_per_s": PROMPT / (middle - begin), "decode_tokens_per_s": NEW / (end - middle)}
+
+    def measure(self):
+        self.clear()
+        self.decode(16)  # warm up, as `syl bench` does
+        runs = [self.run_once() for _ in range(REPEAT)]
+        return {key: statistics.median(run[key] for run in runs) for key in METRICS}
 
 
 def quantize(source, target, threads):
@@ -87,7 +90,7 @@ def quantize(source, target, threads):
 
 
 def run_syl(arguments):
-    command = [arguments.syl, "bench", arguments.artifact, "-p", str(PROMPT), "-n", str(NEW), "-r", "1", "--threads", str(arguments.threads), "--json"]
+    command = [arguments.syl, "bench", arguments.artifact, "-p", str(PROMPT), "-n", str(NEW), "-r", str(REPEAT), "--threads", str(arguments.threads), "--json"]
     report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     return {key: report[key] for key in METRICS}
 

@@ -22,13 +22,20 @@ typedef struct syl_compile_stats {
     int64_t tensors, elements; /* stored */
 } syl_compile_stats;
 
-/* Opens a checkpoint or a graph and runs the passes: the first half of compiling. *model is the caller's to close. */
-SYL_NODISCARD syl_status syl_compile_front(const char *in, const syl_compile_options *options, syl_diag *diag, syl_model *model,
-                                           syl_compile_stats *stats);
+/* Opens a checkpoint or a graph and runs the passes: the first half of compiling. *model is the caller's to
+ * close. */
+SYL_NODISCARD syl_status syl_compile_front(const char *in, const syl_compile_options *options, syl_diag *diag,
+                                           syl_model *model);
 
-/* Writes the artifact `out`, whole or not at all. The bytes depend on the input, the recipe and the version of the library only.
- * Errors: compile-output where out is the input or a file the input refers to; those of every stage. */
-SYL_NODISCARD syl_status syl_compile(const char *in, const char *out, const syl_compile_options *options, syl_pool *pool,
-                                     syl_diag *diag, syl_compile_stats *stats);
+/* Writes the artifact `out`, whole or not at all. The bytes depend on the input, the recipe and the version
+ * of the library only. Errors: compile-output where out is the input or a file the input refers to; those of
+ * every stage. */
+SYL_NODISCARD syl_status syl_compile(const char *in, const char *out, const syl_compile_options *options,
+                                     syl_pool *pool, syl_diag *diag, syl_compile_stats *stats);
+/* The same for a model that is open already, which is changed and stays the caller's. `in`: the file it came
+ * from, for the provenance, or NULL. Adds to *stats. */
+SYL_NODISCARD syl_status syl_compile_model(syl_model *model, const char *in, const char *out,
+                                           const syl_compile_options *options, syl_pool *pool, syl_diag *diag,
+                                           syl_compile_stats *stats);
 
 #endif

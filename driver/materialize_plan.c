@@ -1,4 +1,5 @@
-/* Finds the roots of the weight side, gives them names, and replaces them by `materialized` ops (materialize.h). */
+/* Finds the roots of the weight side, gives them names, and replaces them by `materialized` ops
+ * (materialize.h). */
 #include "driver/materialize_plan.h"
 
 #include <stdlib.h>
@@ -9,37 +10,44 @@
 
 enum { MAX_NAME = 200, MAX_JOINED = 4 };
 
-static bool is_real(const syl_value *value) { return value->type.kind == SYL_TENSOR && value->type.dtype == SYL_real; }
-
-static bool is_root(const syl_op *op) {
-    return (op->code == SYL_OP_cast || op->code == SYL_OP_quantize) && is_real(syl_operand(op, 0)) && !is_real(syl_result(op));
+static bool is_real(const syl_value *value) {
+    return value->type.kind == SYL_TENSOR && value->type.dtype == SYL_real;
 }
 
-/* ---- expressions -------------------------------------------------------------------------------------------------- */
+static bool is_root(const syl_op *op) {
+    return (op->code == SYL_OP_cast || op->code == SYL_OP_quantize) && is_real(syl_operand(op, 0)) &&
+           !is_real(syl_result(op));
+}
+
+/* ---- expressions ---- */
 
 static syl_status check_weight(const syl_materializer *m, const syl_op *op) {
     int64_t source = syl_attr_int(op, "source");
     if (source < 0 || (size_t)source >= m->n_sources) {
-        return syl_error(m->diag, SYL_ERR_ir_attribute, op->loc, "weight \"%s\" names source file %lld, the module has %zu", syl_attr_str(op, "name"),
+        return syl_error(m->diag, SYL_ERR_ir_attribute, op->loc,
+                         "weight \"%s\" names source file %lld, the module has %zu", syl_attr_str(op, "name"),
                          (long long)source, m->n_sources);
     }
     int rank;
     int64_t dims[SYL_MAX_RANK];
     const syl_type *type = &syl_result(op)->type;
     if (!syl_weights_shape(m->sources[source], syl_attr_str(op, "name"), &rank, dims)) {
-        return syl_error(m->diag, SYL_ERR_ir_undefined, op->loc, "the source file has no tensor \"%s\"", syl_attr_str(op, "name"));
+        return syl_error(m->diag, SYL_ERR_ir_undefined, op->loc, "the source file has no tensor \"%s\"",
+                         syl_attr_str(op, "name"));
     }
     bool same = rank == type->rank;
     for (int i = 0; same && i < rank; i++) same = dims[i] == type->dims[i].size;
     if (same) return SYL_OK;
-    return syl_error(m->diag, SYL_ERR_ir_shape, op->loc, "tensor \"%s\" has another shape in its file", syl_attr_str(op, "name"));
+    return syl_error(m->diag, SYL_ERR_ir_shape, op->loc, "tensor \"%s\" has another shape in its file",
+                     syl_attr_str(op, "name"));
 }
 
 /* The node of a real value. A verified module has no cycles, so the recursion ends. */
 static syl_status node_of(syl_materializer *m, const syl_value *value, mat_node **out) {
     const syl_op *op = value->def;
     if (!op || !(syl_op_has(op, SYL_TRAIT_WEIGHT))) {
-        return syl_error(m->diag, SYL_ERR_materialize_real, op ? op->loc : SYL_NOWHERE, "a real value must come from a weight op");
+        return syl_error(m->diag, SYL_ERR_materialize_real, op ? op->loc : SYL_NOWHERE,
+                         "a real value must come from a weight op");
     }
     void **slot = syl_map_slot(&m->nodes, &op, sizeof op, NULL);
     if (*slot) {
@@ -49,7 +57,8 @@ static syl_status node_of(syl_materializer *m, const syl_value *value, mat_node 
     const syl_type *type = &value->type;
     int64_t elements;
     if (type->rank < 1 || type->rank > 2 || !syl_type_elements(type, &elements)) {
-        return syl_error(m->diag, SYL_ERR_materialize_real, op->loc, "weights are vectors and matrices of known size");
+        return syl_error(m->diag, SYL_ERR_materialize_real, op->loc,
+                         "weights are vectors and matrices of known size");
     }
     mat_node *node = SYL_NEW(&m->arena, mat_node);
     node->op = op;
@@ -59,8 +68,10 @@ static syl_status node_of(syl_materializer *m, const syl_value *value, mat_node 
     if (op->code == SYL_OP_weight) SYL_TRY(check_weight(m, op));
     if (op->code == SYL_OP_hadamard) {
         const syl_attr *factors = syl_attr_get(op, "factors");
-        if (!syl_hadamard_valid(node->axis ? node->cols : node->rows, factors->ints.p, factors->ints.n, &node->block)) {
-            return syl_error(m->diag, SYL_ERR_ir_attribute, op->loc, "hadamard: the factors do not fit the axis");
+        if (!syl_hadamard_valid(node->axis ? node->cols : node->rows, factors->ints.p, factors->ints.n,
+                                &node->block)) {
+            return syl_error(m->diag, SYL_ERR_ir_attribute, op->loc,
+                             "hadamard: the factors do not fit the axis");
         }
     }
     node->n_inputs = op->n_operands;
@@ -71,7 +82,7 @@ static syl_status node_of(syl_materializer *m, const syl_value *value, mat_node 
     return SYL_OK;
 }
 
-/* ---- names -------------------------------------------------------------------------------------------------------- */
+/* ---- names ---- */
 
 /* Weights below a node, each once, in order; the vectors that only scale others are left out. */
 static void collect_names(const mat_node *node, syl_map *names) {
@@ -96,7 +107,8 @@ static syl_status name_root(syl_materializer *m, mat_root *root) {
     for (size_t i = 0; i < shown; i++) syl_text_printf(&text, "%s%s", i ? "+" : "", leaves.entries.p[i].key);
     if (shown < leaves.entries.n) syl_text_printf(&text, "+%zu", leaves.entries.n - shown);
     if (text.n > MAX_NAME * MAX_JOINED / 2) {
-        return syl_error(m->diag, SYL_ERR_materialize_name, root->op->loc, "the name \"%.60s...\" has %zu characters", text.p, text.n);
+        return syl_error(m->diag, SYL_ERR_materialize_name, root->op->loc,
+                         "the name \"%.60s...\" has %zu characters", text.p, text.n);
     }
     const char *name = text.p, *scale = syl_arena_printf(&m->arena, "%s.scale", name);
     for (int i = 2; !name_free(m, name, scale); i++) {
@@ -109,18 +121,20 @@ static syl_status name_root(syl_materializer *m, mat_root *root) {
     return SYL_OK;
 }
 
-/* ---- the graph ---------------------------------------------------------------------------------------------------- */
+/* ---- the graph ---- */
 
 /* An op that reads a real value must make one, or round it. */
 static syl_status check_readers(syl_materializer *m, const syl_op *op) {
     for (int i = 0; i < op->n_operands; i++) {
         const syl_value *value = syl_operand(op, i);
-        bool ok = !is_real(value) || is_root(op) || (syl_op_has(op, SYL_TRAIT_WEIGHT) && is_real(syl_result(op)));
+        bool ok =
+            !is_real(value) || is_root(op) || (syl_op_has(op, SYL_TRAIT_WEIGHT) && is_real(syl_result(op)));
         if (ok) continue;
         mat_node *node;
         SYL_TRY(node_of(m, value, &node));
         while (node->n_inputs) node = node->inputs[0];
-        return syl_error(m->diag, SYL_ERR_materialize_real, op->loc, "operand %d of %s is made of weight \"%s\" and was never rounded", i,
+        return syl_error(m->diag, SYL_ERR_materialize_real, op->loc,
+                         "operand %d of %s is made of weight \"%s\" and was never rounded", i,
                          syl_ops[op->code].name, syl_attr_str(node->op, "name"));
     }
     return SYL_OK;
@@ -130,7 +144,8 @@ static syl_status replace_root(syl_materializer *m, syl_module *module, syl_op *
     mat_root root = {.op = op, .dtype = syl_result(op)->type.dtype};
     syl_stored stored;
     if (!syl_stored_of(&syl_result(op)->type, &stored)) {
-        return syl_error(m->diag, SYL_ERR_artifact_type, op->loc, "a value of type %s cannot be stored", syl_dtypes[root.dtype].name);
+        return syl_error(m->diag, SYL_ERR_artifact_type, op->loc, "a value of type %s cannot be stored",
+                         syl_dtypes[root.dtype].name);
     }
     SYL_TRY(node_of(m, syl_operand(op, 0), &root.node));
     SYL_TRY(name_root(m, &root));
@@ -167,13 +182,15 @@ static void erase_weight_side(syl_block *block) {
 static syl_status open_sources(syl_materializer *m, const syl_module *module) {
     m->n_sources = module->sources.n;
     m->sources = SYL_NEW_ARRAY(&m->arena, syl_weights *, m->n_sources);
-    for (size_t i = 0; i < m->n_sources; i++) SYL_TRY(syl_weights_open(module->sources.p[i], m->diag, &m->sources[i]));
+    for (size_t i = 0; i < m->n_sources; i++)
+        SYL_TRY(syl_weights_open(module->sources.p[i], m->diag, &m->sources[i]));
     return SYL_OK;
 }
 
 static syl_status begin(syl_materializer *m, syl_module *module) {
     SYL_TRY(open_sources(m, module));
-    for (syl_func *func = module->funcs; func; func = func->next) SYL_TRY(replace_roots(m, module, func->body));
+    for (syl_func *func = module->funcs; func; func = func->next)
+        SYL_TRY(replace_roots(m, module, func->body));
     for (syl_func *func = module->funcs; func; func = func->next) erase_weight_side(func->body);
     module->sources.n = 0; /* nothing refers to them any more */
     return SYL_OK;

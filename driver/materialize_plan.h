@@ -5,7 +5,8 @@
 #include "base/map.h"
 #include "driver/materialize.h"
 
-/* One op of the weight side. It keeps pointers to its op for the attributes: erased ops live as long as their module. */
+/* One op of the weight side. It keeps pointers to its op for the attributes: erased ops live as long as their
+ * module. */
 typedef struct mat_node {
     const syl_op *op;
     int64_t rows, cols; /* a vector has one column */

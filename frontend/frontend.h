@@ -18,7 +18,7 @@ typedef struct syl_model {
 SYL_NODISCARD syl_status syl_import_checkpoint(const char *path, const char *graph_path, syl_diag *diag, syl_text *out_json);
 
 /* Reads a graph: `source` is the JSON text, source->name its path (weight files are relative to it). Checks that every weight exists in
- * its file with the declared shape. The module is verified. */
+ * its file with the declared shape, in a format that is read. The module is verified; it keeps a copy of the text for the locations of its ops. */
 SYL_NODISCARD syl_status syl_graph_read(const syl_source *source, syl_diag *diag, syl_model *out);
 
 /* A .json graph or a checkpoint, by content. */

@@ -1,9 +1,10 @@
 /* GGUF version 3: the container of llama.cpp checkpoints, read over a mapping.
  *
- * Layout (little endian): "GGUF", u32 version, u64 tensors, u64 keys; the metadata, each a key string, a u32 type and a value; the tensor table,
- * each a name, u32 rank, u64 dimensions (the fastest first), u32 type, u64 offset; padding to the alignment; the data. Opening checks
- * every size, count, offset and type once; what is then reachable through this header lies inside the file.
- * Specification: github.com/ggml-org/ggml/blob/master/docs/gguf.md. */
+ * Layout (little endian): "GGUF", u32 version, u64 tensors, u64 keys; the metadata, each a key string, a u32
+ * type and a value; the tensor table, each a name, u32 rank, u64 dimensions (the fastest first), u32 type,
+ * u64 offset; padding to the alignment; the data. Opening checks every size, count, offset and type once;
+ * what is then reachable through this header lies inside the file. Specification:
+ * github.com/ggml-org/ggml/blob/master/docs/gguf.md. */
 #ifndef SYL_FRONTEND_GGUF_H
 #define SYL_FRONTEND_GGUF_H
 
@@ -34,7 +35,7 @@ typedef struct syl_gguf_value {
     syl_gguf_kind kind;
     syl_gguf_kind element; /* arrays */
     uint64_t count;        /* arrays: elements; strings: bytes */
-    size_t offset;         /* of the number, the string's first byte or the array's first element, in the file */
+    size_t offset; /* of the number, the string's first byte or the array's first element, in the file */
 } syl_gguf_value;
 
 /* A type of tensor data: `block` elements in `bytes` bytes. */
@@ -71,22 +72,29 @@ bool syl_gguf_magic(const unsigned char *data, size_t size);
 SYL_NODISCARD syl_status syl_gguf_open(const char *path, syl_diag *diag, syl_gguf *out);
 void syl_gguf_close(syl_gguf *file); /* fine on a zeroed one */
 
-const syl_gguf_value *syl_gguf_value_of(const syl_gguf *file, const char *key);           /* NULL if absent */
-const syl_gguf_tensor *syl_gguf_tensor_of(const syl_gguf *file, const char *name);        /* NULL if absent */
-syl_loc syl_gguf_loc(const syl_gguf *file, const syl_gguf_value *value);                  /* where the value begins; value NULL: the file */
+const syl_gguf_value *syl_gguf_value_of(const syl_gguf *file, const char *key);    /* NULL if absent */
+const syl_gguf_tensor *syl_gguf_tensor_of(const syl_gguf *file, const char *name); /* NULL if absent */
+syl_loc syl_gguf_loc(const syl_gguf *file,
+                     const syl_gguf_value *value); /* where the value begins; value NULL: the file */
 
-/* Typed look-up. An absent key leaves *out as it is if `required` is false and is the error gguf-missing-key otherwise; a value of another
- * type is gguf-type, a number outside [min, max] gguf-value. Integers of every width and sign are taken as integers, both
- * float widths as floats. */
-SYL_NODISCARD syl_status syl_gguf_int(const syl_gguf *file, const char *key, bool required, int64_t min, int64_t max, syl_diag *diag, int64_t *out);
-SYL_NODISCARD syl_status syl_gguf_float(const syl_gguf *file, const char *key, bool required, syl_diag *diag, double *out);
-SYL_NODISCARD syl_status syl_gguf_bool(const syl_gguf *file, const char *key, bool required, syl_diag *diag, bool *out);
+/* Typed look-up. An absent key leaves *out as it is if `required` is false and is the error gguf-missing-key
+ * otherwise; a value of another type is gguf-type, a number outside [min, max] gguf-value. Integers of every
+ * width and sign are taken as integers, both float widths as floats. */
+SYL_NODISCARD syl_status syl_gguf_int(const syl_gguf *file, const char *key, bool required, int64_t min,
+                                      int64_t max, syl_diag *diag, int64_t *out);
+SYL_NODISCARD syl_status syl_gguf_float(const syl_gguf *file, const char *key, bool required, syl_diag *diag,
+                                        double *out);
+SYL_NODISCARD syl_status syl_gguf_bool(const syl_gguf *file, const char *key, bool required, syl_diag *diag,
+                                       bool *out);
 /* A copy in `arena`, NUL-terminated; refuses strings that are not UTF-8 without NUL. */
-SYL_NODISCARD syl_status syl_gguf_string(const syl_gguf *file, const char *key, bool required, syl_arena *arena, syl_diag *diag, const char **out);
+SYL_NODISCARD syl_status syl_gguf_string(const syl_gguf *file, const char *key, bool required,
+                                         syl_arena *arena, syl_diag *diag, const char **out);
 /* The strings of an array of strings, as syl_gguf_string; *count = 0 where it is absent. */
-SYL_NODISCARD syl_status syl_gguf_strings(const syl_gguf *file, const char *key, bool required, syl_arena *arena, syl_diag *diag, const char *const **out,
+SYL_NODISCARD syl_status syl_gguf_strings(const syl_gguf *file, const char *key, bool required,
+                                          syl_arena *arena, syl_diag *diag, const char *const **out,
                                           size_t *count);
 /* The numbers of an array of integers; *count = 0 where it is absent. */
-SYL_NODISCARD syl_status syl_gguf_ints(const syl_gguf *file, const char *key, bool required, syl_arena *arena, syl_diag *diag, const int64_t **out, size_t *count);
+SYL_NODISCARD syl_status syl_gguf_ints(const syl_gguf *file, const char *key, bool required, syl_arena *arena,
+                                       syl_diag *diag, const int64_t **out, size_t *count);
 
 #endif

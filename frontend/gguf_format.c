@@ -1,12 +1,16 @@
 /* The types of GGUF tensor data, and decoding those that are read. Block layouts as in ggml's reference
- * (ggml-common.h): Q4_1 is f16 d, f16 m, 16 bytes of nibbles (low ones first): d * q + m; Q8_0 is f16 d, 32 int8: d * q. Every
- * result is exact in float64. */
+ * (ggml-common.h): Q4_1 is f16 d, f16 m, 16 bytes of nibbles (low ones first): d * q + m; Q8_0 is f16 d, 32
+ * int8: d * q. Every result is exact in float64. */
 #include <string.h>
 #include "base/numeric.h"
 #include "frontend/gguf.h"
 
-static uint16_t u16_at(const unsigned char *p) { return (uint16_t)(p[0] | p[1] << 8); }
-static uint32_t u32_at(const unsigned char *p) { return (uint32_t)u16_at(p) | (uint32_t)u16_at(p + 2) << 16; }
+static uint16_t u16_at(const unsigned char *p) {
+    return (uint16_t)(p[0] | p[1] << 8);
+}
+static uint32_t u32_at(const unsigned char *p) {
+    return (uint32_t)u16_at(p) | (uint32_t)u16_at(p + 2) << 16;
+}
 
 static void decode_f32(const unsigned char *data, int64_t begin, int64_t end, double *out) {
     for (int64_t i = begin; i < end; i++) {

@@ -5,6 +5,7 @@
 #include "frontend/gguf.h"
 
 /* The graph of a Llama checkpoint. `file_name` is how the graph names the file. */
-SYL_NODISCARD syl_status syl_import_llama(const syl_gguf *file, const char *file_name, syl_diag *diag, syl_text *out);
+SYL_NODISCARD syl_status syl_import_llama(const syl_gguf *file, const char *file_name, syl_diag *diag,
+                                          syl_text *out);
 
 #endif

@@ -1,4 +1,5 @@
-/* From a checkpoint to a graph: finds the writer for the architecture, and the way from the graph's folder to the file. */
+/* From a checkpoint to a graph: finds the writer for the architecture, and the way from the graph's folder to
+ * the file. */
 #include <stdlib.h>
 #include <string.h>
 #include "frontend/frontend.h"
@@ -12,7 +13,8 @@ static char *path_from(syl_arena *arena, const char *graph_path, const char *pat
     char *target = realpath(path, NULL), *folder = NULL, *result;
     if (target && graph_path) {
         const char *slash = strrchr(graph_path, '/');
-        char *name = slash ? syl_arena_strndup(arena, graph_path, (size_t)(slash - graph_path) + 1) : syl_arena_strdup(arena, ".");
+        char *name = slash ? syl_arena_strndup(arena, graph_path, (size_t)(slash - graph_path) + 1)
+                           : syl_arena_strdup(arena, ".");
         folder = realpath(name, NULL);
     }
     if (target && folder) {
@@ -36,15 +38,18 @@ static char *path_from(syl_arena *arena, const char *graph_path, const char *pat
     return result;
 }
 
-static syl_status import_gguf(const syl_gguf *file, const char *file_name, syl_arena *arena, syl_diag *diag, syl_text *out) {
+static syl_status import_gguf(const syl_gguf *file, const char *file_name, syl_arena *arena, syl_diag *diag,
+                              syl_text *out) {
     const char *architecture;
     SYL_TRY(syl_gguf_string(file, "general.architecture", true, arena, diag, &architecture));
     if (strcmp(architecture, "llama") == 0) return syl_import_llama(file, file_name, diag, out);
-    return syl_error(diag, SYL_ERR_import_architecture, syl_gguf_loc(file, syl_gguf_value_of(file, "general.architecture")), "the checkpoint has the architecture \"%s\"",
-                     architecture);
+    return syl_error(diag, SYL_ERR_import_architecture,
+                     syl_gguf_loc(file, syl_gguf_value_of(file, "general.architecture")),
+                     "the checkpoint has the architecture \"%s\"", architecture);
 }
 
-syl_status syl_import_checkpoint(const char *path, const char *graph_path, syl_diag *diag, syl_text *out_json) {
+syl_status syl_import_checkpoint(const char *path, const char *graph_path, syl_diag *diag,
+                                 syl_text *out_json) {
     syl_gguf file;
     SYL_TRY(syl_gguf_open(path, diag, &file));
     syl_arena scratch;
@@ -66,14 +71,17 @@ syl_status syl_model_open(const char *path, syl_diag *diag, syl_model *out) {
     *out = (syl_model){0};
     syl_mapping probe;
     SYL_TRY(syl_file_map(path, diag, &probe));
-    bool checkpoint = syl_gguf_magic(probe.data, probe.size), safetensors = !checkpoint && probe.size > 8 && probe.data[8] == '{' && probe.data[7] == 0;
+    bool checkpoint = syl_gguf_magic(probe.data, probe.size),
+         safetensors = !checkpoint && probe.size > 8 && probe.data[8] == '{' && probe.data[7] == 0;
     syl_file_unmap(&probe);
     syl_source source = {path, NULL, 0};
     if (safetensors)
-        return syl_error(diag, SYL_ERR_model_file, (syl_loc){&source, 0}, "a safetensors file holds weights but no graph");
+        return syl_error(diag, SYL_ERR_model_file, (syl_loc){&source, 0},
+                         "a safetensors file holds weights but no graph");
     syl_arena scratch;
     syl_arena_init(&scratch);
-    syl_status status = checkpoint ? open_checkpoint(path, &scratch, diag, out) : syl_file_read(&scratch, path, max_graph, diag, &source);
+    syl_status status = checkpoint ? open_checkpoint(path, &scratch, diag, out)
+                                   : syl_file_read(&scratch, path, max_graph, diag, &source);
     if (status == SYL_OK && !checkpoint) status = syl_graph_read(&source, diag, out);
     syl_arena_free(&scratch);
     return status;

@@ -6,7 +6,8 @@
 
 /* Makes the text from GGUF metadata. */
 SYL_NODISCARD syl_status syl_tokenizer_from_gguf(const syl_gguf *file, syl_diag *diag, syl_text *out);
-/* The tokenizer of a file: a GGUF, or tokenizer JSON (checked to be a JSON object, no more). *out lives in `arena`. */
+/* The tokenizer of a file: a GGUF, or tokenizer JSON (checked to be a JSON object, no more). *out lives in
+ * `arena`. */
 SYL_NODISCARD syl_status syl_tokenizer_load(const char *path, syl_arena *arena, syl_diag *diag, char **out);
 
 #endif

@@ -1,4 +1,5 @@
-/* Tokenizer JSON (docs/artifact.md) from GGUF metadata. What comes out is whole: every id is in range and every key is there. */
+/* Tokenizer JSON (docs/artifact.md) from GGUF metadata. What comes out is whole: every id is in range and
+ * every key is there. */
 #include "frontend/tokenizer.h"
 #include <cjson/cJSON.h>
 #include <stdlib.h>
@@ -19,17 +20,22 @@ typedef struct vocabulary {
     int n_eos;
 } vocabulary;
 
-static syl_loc loc_of(const vocabulary *v, const char *key) { return syl_gguf_loc(v->file, syl_gguf_value_of(v->file, key)); }
+/* Where the value of a key is; NULL: the file. */
+static syl_loc loc_of(const vocabulary *v, const char *key) {
+    return syl_gguf_loc(v->file, key ? syl_gguf_value_of(v->file, key) : NULL);
+}
 
 static syl_status read_tokens(vocabulary *v) {
     static const char key[] = "tokenizer.ggml.tokens", types[] = "tokenizer.ggml.token_type";
     size_t n_types;
     SYL_TRY(syl_gguf_strings(v->file, key, true, &v->arena, v->diag, &v->tokens, &v->n_tokens));
     if (v->n_tokens == 0 || v->n_tokens > max_tokens)
-        return syl_error(v->diag, SYL_ERR_tokenizer_data, loc_of(v, key), "\"%s\" has %zu tokens, expected 1 to %d", key, v->n_tokens, max_tokens);
+        return syl_error(v->diag, SYL_ERR_tokenizer_data, loc_of(v, key),
+                         "\"%s\" has %zu tokens, expected 1 to %d", key, v->n_tokens, max_tokens);
     SYL_TRY(syl_gguf_ints(v->file, types, false, &v->arena, v->diag, &v->types, &n_types));
     if (v->types && n_types != v->n_tokens)
-        return syl_error(v->diag, SYL_ERR_tokenizer_data, loc_of(v, types), "\"%s\" has %zu elements for %zu tokens", types, n_types, v->n_tokens);
+        return syl_error(v->diag, SYL_ERR_tokenizer_data, loc_of(v, types),
+                         "\"%s\" has %zu elements for %zu tokens", types, n_types, v->n_tokens);
     return SYL_OK;
 }
 
@@ -57,17 +63,22 @@ static void add_eos(vocabulary *v, int64_t id) {
 
 /* ---- chat ---- */
 
-/* The system message that a ChatML template puts in where a conversation has none: the text of a string literal between the marks, free
- * of template syntax. A template may hold its newlines as they are or as \n. NULL if there is none. */
+/* The system message that a ChatML template puts in where a conversation has none: the text of a string
+ * literal between the marks, free of template syntax. A template may hold its newlines as they are or as \n.
+ * NULL if there is none. */
 static const char *default_system(const char *template, syl_arena *arena) {
     static const char mark[] = "<|im_start|>system";
     for (const char *p = strstr(template, mark); p; p = strstr(p + 1, mark)) {
         const char *text = p + sizeof mark - 1;
-        if (*text == '\n') text++;
-        else if (text[0] == '\\' && text[1] == 'n') text += 2;
-        else continue;
+        if (*text == '\n')
+            text++;
+        else if (text[0] == '\\' && text[1] == 'n')
+            text += 2;
+        else
+            continue;
         const char *end = strstr(text, "<|im_end|>");
-        if (!end || end == text || end - text > max_system || strcspn(text, "'\"{}\\") < (size_t)(end - text)) continue;
+        if (!end || end == text || end - text > max_system || strcspn(text, "'\"{}\\") < (size_t)(end - text))
+            continue;
         return syl_arena_strndup(arena, text, (size_t)(end - text));
     }
     return NULL;
@@ -83,24 +94,31 @@ static syl_status read_chat(vocabulary *v, syl_text *out) {
         return SYL_OK;
     }
     bool role = strstr(template, "['role']") || strstr(template, "[\"role\"]") || strstr(template, ".role");
-    int64_t im_start = token_id(v, "<|im_start|>"), im_end = token_id(v, "<|im_end|>"), eot = token_id(v, "<|eot_id|>");
-    if (role && im_start >= 0 && im_end >= 0 && strstr(template, "<|im_start|>") && strstr(template, "<|im_end|>")) {
+    int64_t im_start = token_id(v, "<|im_start|>"), im_end = token_id(v, "<|im_end|>"),
+            eot = token_id(v, "<|eot_id|>");
+    if (role && im_start >= 0 && im_end >= 0 && strstr(template, "<|im_start|>") &&
+        strstr(template, "<|im_end|>")) {
         const char *system = default_system(template, &v->arena);
         add_eos(v, im_end);
         syl_text_printf(out, "{\"format\":\"chatml\",\"system\":");
-        if (system) syl_json_quote(out, system);
-        else syl_text_printf(out, "null");
+        if (system)
+            syl_json_quote(out, system);
+        else
+            syl_text_printf(out, "null");
         syl_text_printf(out, "}");
         return SYL_OK;
     }
-    /* Later templates of this family put dates and tool lists into the system message; those are not this format. */
+    /* Later templates of this family put dates and tool lists into the system message; those are not this
+     * format. */
     bool plain = !strstr(template, "date") && !strstr(template, "tools");
-    if (role && plain && eot >= 0 && token_id(v, "<|start_header_id|>") >= 0 && strstr(template, "<|start_header_id|>") && strstr(template, "<|eot_id|>")) {
+    if (role && plain && eot >= 0 && token_id(v, "<|start_header_id|>") >= 0 &&
+        strstr(template, "<|start_header_id|>") && strstr(template, "<|eot_id|>")) {
         add_eos(v, eot);
         syl_text_printf(out, "{\"format\":\"llama3\",\"system\":null}");
         return SYL_OK;
     }
-    syl_warning(v->diag, loc_of(v, key), "the chat template is of no known format, so the model is imported without one");
+    syl_warning(v->diag, loc_of(v, key),
+                "the chat template is of no known format, so the model is imported without one");
     syl_text_printf(out, "null");
     return SYL_OK;
 }
@@ -108,8 +126,10 @@ static syl_status read_chat(vocabulary *v, syl_text *out) {
 /* ---- the text ---- */
 
 static void write_id(syl_text *out, const char *key, int64_t id) {
-    if (id < 0) syl_text_printf(out, ",\"%s\":null", key);
-    else syl_text_printf(out, ",\"%s\":%lld", key, (long long)id);
+    if (id < 0)
+        syl_text_printf(out, ",\"%s\":null", key);
+    else
+        syl_text_printf(out, ",\"%s\":%lld", key, (long long)id);
 }
 
 static void write_strings(syl_text *out, const char *key, const char *const *texts, size_t n) {
@@ -126,7 +146,8 @@ static void write_types(const vocabulary *v, syl_text *out) {
     syl_text_printf(out, ",\"types\":[");
     for (size_t i = 0; v->types && i < v->n_tokens; i++) {
         if (v->types[i] != type_control && v->types[i] != type_user_defined) continue;
-        syl_text_printf(out, "%s{\"id\":%zu,\"special\":%s}", separator, i, v->types[i] == type_control ? "true" : "false");
+        syl_text_printf(out, "%s{\"id\":%zu,\"special\":%s}", separator, i,
+                        v->types[i] == type_control ? "true" : "false");
         separator = ",";
     }
     syl_text_printf(out, "]");
@@ -137,7 +158,8 @@ static syl_status write_all(vocabulary *v, syl_text *out) {
     const char *model, *pre = "default";
     SYL_TRY(syl_gguf_string(v->file, "tokenizer.ggml.model", true, &v->arena, v->diag, &model));
     if (strcmp(model, "gpt2") != 0)
-        return syl_error(v->diag, SYL_ERR_tokenizer_type, loc_of(v, "tokenizer.ggml.model"), "the checkpoint has a tokenizer of type \"%s\"", model);
+        return syl_error(v->diag, SYL_ERR_tokenizer_type, loc_of(v, "tokenizer.ggml.model"),
+                         "the checkpoint has a tokenizer of type \"%s\"", model);
     SYL_TRY(syl_gguf_string(v->file, "tokenizer.ggml.pre", false, &v->arena, v->diag, &pre));
     SYL_TRY(read_tokens(v));
 
@@ -145,11 +167,13 @@ static syl_status write_all(vocabulary *v, syl_text *out) {
     size_t n_merges;
     SYL_TRY(syl_gguf_strings(v->file, merges_key, true, &v->arena, v->diag, &merges, &n_merges));
     if (n_merges > max_merges)
-        return syl_error(v->diag, SYL_ERR_tokenizer_data, loc_of(v, merges_key), "\"%s\" has %zu merges, more than %d", merges_key, n_merges, max_merges);
+        return syl_error(v->diag, SYL_ERR_tokenizer_data, loc_of(v, merges_key),
+                         "\"%s\" has %zu merges, more than %d", merges_key, n_merges, max_merges);
     for (size_t i = 0; i < n_merges; i++) {
         const char *space = strchr(merges[i], ' ');
         if (!space || space == merges[i] || !space[1] || strchr(space + 1, ' '))
-            return syl_error(v->diag, SYL_ERR_tokenizer_data, loc_of(v, merges_key), "merge %zu is \"%s\", expected two tokens with one space between", i, merges[i]);
+            return syl_error(v->diag, SYL_ERR_tokenizer_data, loc_of(v, merges_key),
+                             "merge %zu is \"%s\", expected two tokens with one space between", i, merges[i]);
     }
 
     int64_t bos, eos, eot, unk;
@@ -159,13 +183,16 @@ static syl_status write_all(vocabulary *v, syl_text *out) {
     SYL_TRY(read_id(v, "tokenizer.ggml.eot_token_id", &eot));
     SYL_TRY(read_id(v, "tokenizer.ggml.unknown_token_id", &unk));
     SYL_TRY(syl_gguf_bool(v->file, add_bos_key, false, v->diag, &add_bos));
-    if (add_bos && bos < 0) return syl_error(v->diag, SYL_ERR_tokenizer_data, loc_of(v, add_bos_key), "\"%s\" is true, but the checkpoint names no such token", add_bos_key);
+    if (add_bos && bos < 0)
+        return syl_error(v->diag, SYL_ERR_tokenizer_data, loc_of(v, add_bos_key),
+                         "\"%s\" is true, but the checkpoint names no such token", add_bos_key);
     add_eos(v, eos);
     add_eos(v, eot);
     syl_text chat = {.arena = &v->arena};
     SYL_TRY(read_chat(v, &chat));
     if (v->n_eos == 0)
-        return syl_error(v->diag, SYL_ERR_tokenizer_data, loc_of(v, NULL), "the checkpoint names no token that ends a text (\"tokenizer.ggml.eos_token_id\")");
+        return syl_error(v->diag, SYL_ERR_tokenizer_data, loc_of(v, NULL),
+                         "the checkpoint names no token that ends a text (\"tokenizer.ggml.eos_token_id\")");
 
     syl_text_printf(out, "{\"type\":\"bpe\",\"pre\":");
     syl_json_quote(out, pre);
@@ -191,12 +218,16 @@ syl_status syl_tokenizer_from_gguf(const syl_gguf *file, syl_diag *diag, syl_tex
 
 /* ---- loading ---- */
 
-static syl_status load_json(const char *path, syl_arena *scratch, syl_arena *arena, syl_diag *diag, char **out) {
+static syl_status load_json(const char *path, syl_arena *scratch, syl_arena *arena, syl_diag *diag,
+                            char **out) {
     syl_source source;
     syl_json json;
     SYL_TRY(syl_file_read(scratch, path, (size_t)64 << 20, diag, &source));
     SYL_TRY(syl_json_parse(&source, diag, &json));
-    syl_status status = cJSON_IsObject(json.root) ? SYL_OK : syl_error(diag, SYL_ERR_json_type, syl_json_loc(&json, json.root), "expected an object: a tokenizer");
+    syl_status status = cJSON_IsObject(json.root)
+                            ? SYL_OK
+                            : syl_error(diag, SYL_ERR_json_type, syl_json_loc(&json, json.root),
+                                        "expected an object: a tokenizer");
     syl_json_free(&json);
     if (status == SYL_OK) *out = syl_arena_strndup(arena, source.text, source.size);
     return status;

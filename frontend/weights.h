@@ -13,6 +13,7 @@ struct syl_weights {
 };
 
 /* Checks that tensor `name` exists, is readable and has this shape (row major); reports at `loc`. */
-SYL_NODISCARD syl_status syl_weights_check(const syl_weights *weights, const char *name, int rank, const syl_dim *dims, syl_loc loc, syl_diag *diag);
+SYL_NODISCARD syl_status syl_weights_check(const syl_weights *weights, const char *name, int rank,
+                                           const syl_dim *dims, syl_loc loc, syl_diag *diag);
 
 #endif

@@ -3,21 +3,25 @@
  *     %a = hadamard %x {axis = 1, factors = [36, 16]}
  *     %b = hadamard %a {axis = 1, factors = [36, 16], transpose = true}      =>    %x
  *
- *     hadamard, hadamard {transpose} of one axis and factors   -> x    (powers of two are symmetric: no transpose there)
- *     signs, signs of one axis, seed and period                -> x
- *     hadamard of factors 1; slice of everything; concat of one; cast to the type it has   -> x
- *     slice of slice -> one slice;   slice inside one part of a concat -> slice of the part;   concat of concat -> one concat
- * Values are the same but for rounding inside the pairs that vanish. An op is left alone where its operand was rounded to less than
- * f32, since the rounding would be lost. */
+ *     hadamard, hadamard {transpose} of one axis and factors   -> x    (powers of two are symmetric: no
+ * transpose there) signs, signs of one axis, seed and period                -> x hadamard of factors 1; slice
+ * of everything; concat of one; cast to the type it has   -> x slice of slice -> one slice;   slice inside
+ * one part of a concat -> slice of the part;   concat of concat -> one concat Values are the same but for
+ * rounding inside the pairs that vanish. An op is left alone where its operand was rounded to less than f32,
+ * since the rounding would be lost. */
 #include <string.h>
 #include "passes/rewrite.h"
 
-static bool is_exact(const syl_value *value) { return value->type.dtype == SYL_real || value->type.dtype == SYL_f32; }
+static bool is_exact(const syl_value *value) {
+    return value->type.dtype == SYL_real || value->type.dtype == SYL_f32;
+}
 
 /* The operand's def, if it is the same kind of op along the same axis and its result was not rounded. */
 static syl_op *below(const syl_op *op, syl_opcode code) {
     syl_value *x = syl_operand(op, 0);
-    return syl_op_is(x->def, code) && is_exact(x) && syl_attr_int(op, "axis") == syl_attr_int(x->def, "axis") ? x->def : NULL;
+    return syl_op_is(x->def, code) && is_exact(x) && syl_attr_int(op, "axis") == syl_attr_int(x->def, "axis")
+               ? x->def
+               : NULL;
 }
 
 static bool is_symmetric(const syl_op *hadamard) {
@@ -45,17 +49,21 @@ static syl_value *simplify_hadamard(syl_op *op, bool *changed) {
     if (is_one) return syl_operand(op, 0);
     syl_op *inner = below(op, SYL_OP_hadamard);
     if (!inner || !same_factors(op, inner)) return NULL;
-    return is_symmetric(op) || syl_attr_bool(op, "transpose") != syl_attr_bool(inner, "transpose") ? syl_operand(inner, 0) : NULL;
+    return is_symmetric(op) || syl_attr_bool(op, "transpose") != syl_attr_bool(inner, "transpose")
+               ? syl_operand(inner, 0)
+               : NULL;
 }
 
 static syl_value *simplify_signs(syl_op *op, bool *changed) {
-    int64_t period = syl_attr_int(op, "period"), size = op->results[0].type.dims[syl_attr_int(op, "axis")].size;
+    int64_t period = syl_attr_int(op, "period"),
+            size = op->results[0].type.dims[syl_attr_int(op, "axis")].size;
     if (syl_attr_get(op, "period") && (period == 0 || period >= size)) {
         syl_attr_remove(op, "period");
         *changed = true;
     }
     syl_op *inner = below(op, SYL_OP_signs);
-    bool is_pair = inner && syl_attr_int(op, "seed") == syl_attr_int(inner, "seed") && syl_attr_int(op, "period") == syl_attr_int(inner, "period");
+    bool is_pair = inner && syl_attr_int(op, "seed") == syl_attr_int(inner, "seed") &&
+                   syl_attr_int(op, "period") == syl_attr_int(inner, "period");
     return is_pair ? syl_operand(inner, 0) : NULL;
 }
 
@@ -74,13 +82,16 @@ static syl_value *simplify_slice(syl_module *module, syl_op *op) {
     syl_value *x = syl_operand(op, 0);
     if (begin == 0 && end == x->type.dims[axis].size) return x;
     syl_op *inner = below(op, SYL_OP_slice);
-    if (inner) return slice_of(module, op, syl_operand(inner, 0), begin + syl_attr_int(inner, "begin"), end + syl_attr_int(inner, "begin"));
+    if (inner)
+        return slice_of(module, op, syl_operand(inner, 0), begin + syl_attr_int(inner, "begin"),
+                        end + syl_attr_int(inner, "begin"));
     inner = below(op, SYL_OP_concat);
     int64_t at = 0;
     for (int i = 0; inner && i < inner->n_operands; i++) {
         syl_value *part = syl_operand(inner, i);
         int64_t size = part->type.dims[axis].size;
-        if (begin >= at && end <= at + size && is_exact(part)) return slice_of(module, op, part, begin - at, end - at);
+        if (begin >= at && end <= at + size && is_exact(part))
+            return slice_of(module, op, part, begin - at, end - at);
         at += size;
     }
     return NULL;
@@ -92,8 +103,10 @@ static syl_value *simplify_concat(syl_module *module, syl_op *op) {
     bool nested = false;
     for (int i = 0; i < op->n_operands; i++) {
         syl_value *part = syl_operand(op, i);
-        bool flatten = syl_op_is(part->def, SYL_OP_concat) && is_exact(part) && syl_attr_int(part->def, "axis") == syl_attr_int(op, "axis");
-        for (int k = 0; flatten && k < part->def->n_operands; k++) SYL_PUSH(&module->arena, &parts, syl_operand(part->def, k));
+        bool flatten = syl_op_is(part->def, SYL_OP_concat) && is_exact(part) &&
+                       syl_attr_int(part->def, "axis") == syl_attr_int(op, "axis");
+        for (int k = 0; flatten && k < part->def->n_operands; k++)
+            SYL_PUSH(&module->arena, &parts, syl_operand(part->def, k));
         if (!flatten) SYL_PUSH(&module->arena, &parts, part);
         nested = nested || flatten;
     }
@@ -107,12 +120,18 @@ static syl_value *simplify_concat(syl_module *module, syl_op *op) {
 
 static syl_value *simplify(syl_module *module, syl_op *op, bool *changed) {
     switch (op->code) {
-    case SYL_OP_hadamard: return simplify_hadamard(op, changed);
-    case SYL_OP_signs: return simplify_signs(op, changed);
-    case SYL_OP_slice: return simplify_slice(module, op);
-    case SYL_OP_concat: return simplify_concat(module, op);
-    case SYL_OP_cast: return syl_operand(op, 0);
-    default: return NULL;
+    case SYL_OP_hadamard:
+        return simplify_hadamard(op, changed);
+    case SYL_OP_signs:
+        return simplify_signs(op, changed);
+    case SYL_OP_slice:
+        return simplify_slice(module, op);
+    case SYL_OP_concat:
+        return simplify_concat(module, op);
+    case SYL_OP_cast:
+        return syl_operand(op, 0);
+    default:
+        return NULL;
     }
 }
 
@@ -145,6 +164,7 @@ static bool run(syl_pass_ctx *ctx, syl_block *block) {
 
 syl_status syl_pass_canonicalize(syl_pass_ctx *ctx) {
     for (syl_func *func = ctx->module->funcs; func; func = func->next)
-        while (run(ctx, func->body)) {}
+        while (run(ctx, func->body)) {
+        }
     return SYL_OK;
 }

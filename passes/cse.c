@@ -3,8 +3,8 @@
  *     %a = hadamard %w {axis = 1, factors = [8]}
  *     %b = hadamard %w {axis = 1, factors = [8]}      =>    %a for %b
  *
- * Equal: the op, its operands, attributes and result types. The first of them stands above all readers of the others. Each region is
- * looked at alone: what it computes is what its kernel computes. */
+ * Equal: the op, its operands, attributes and result types. The first of them stands above all readers of the
+ * others. Each region is looked at alone: what it computes is what its kernel computes. */
 #include <string.h>
 #include "base/map.h"
 #include "passes/rewrite.h"
@@ -17,11 +17,19 @@ static const char *key_of(syl_arena *arena, const syl_op *op, size_t *size) {
         const syl_attr *attr = &op->attrs.p[i];
         syl_text_printf(&key, " %s=", attr->name);
         switch (attr->kind) {
-        case SYL_ATTR_INT: syl_text_printf(&key, "%lld", (long long)attr->i); break;
-        case SYL_ATTR_FLOAT: syl_text_printf(&key, "%a", attr->f); break;
-        case SYL_ATTR_BOOL: syl_text_printf(&key, "%d", attr->b); break;
+        case SYL_ATTR_INT:
+            syl_text_printf(&key, "%lld", (long long)attr->i);
+            break;
+        case SYL_ATTR_FLOAT:
+            syl_text_printf(&key, "%a", attr->f);
+            break;
+        case SYL_ATTR_BOOL:
+            syl_text_printf(&key, "%d", attr->b);
+            break;
         case SYL_ATTR_STR:
-        case SYL_ATTR_ENUM: syl_text_append(&key, attr->s, strlen(attr->s) + 1); break;
+        case SYL_ATTR_ENUM:
+            syl_text_append(&key, attr->s, strlen(attr->s) + 1);
+            break;
         case SYL_ATTR_INTS:
             for (int k = 0; k < attr->ints.n; k++) syl_text_printf(&key, "%lld,", (long long)attr->ints.p[k]);
             break;

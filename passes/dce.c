@@ -1,11 +1,12 @@
-/* dce: pure ops whose results nobody reads go, from the end of a block to its start, so that one walk is enough.
+/* dce: pure ops whose results nobody reads go, from the end of a block to its start, so that one walk is
+ * enough.
  *
  *     %a = silu %x
  *     %b = mul %a, %a              (nothing)
  *     return %x              =>    return %x
  *
- * Ops with state (kv_append, attention) stay. A fused region loses the results that nobody reads, and goes itself when none is
- * left and all in it was pure. */
+ * Ops with state (kv_append, attention) stay. A fused region loses the results that nobody reads, and goes
+ * itself when none is left and all in it was pure. */
 #include "passes/rewrite.h"
 
 static bool is_unused(const syl_op *op) {

@@ -10,15 +10,15 @@
  *                                                       %3 = add %x, %d
  *                                                       yield %3
  *                                                     }
- * A region has one result: that of its root, the op that stands last. One walk from the end of the block to its start decides for each
- * op: it joins the region that holds all its readers if that region stays one of three kinds, else it is the root of a new one. So
- * nothing is computed twice, no value but the root's leaves a region, and a region can stand where its root stood.
- *   GEMM       one linear, then elementwise ops on results of its shape (residual, activation): the epilogue
- *   row-wise   ops whose row i needs rows i only: norms, gates, rotations, quantize, rope, and one embedding or take, first, to read rows
- *              from; kv_append may be the root
- *   alone      attention, rope_table (read by every layer), and what is none of the above
- * Slices along the last axis are views: each region that reads one gets its own copy of the op, and none is left outside. What
- * depends on weights only (the weight side) stays outside too: it is materialized. */
+ * A region has one result: that of its root, the op that stands last. One walk from the end of the block to
+ * its start decides for each op: it joins the region that holds all its readers if that region stays one of
+ * three kinds, else it is the root of a new one. So nothing is computed twice, no value but the root's leaves
+ * a region, and a region can stand where its root stood. GEMM       one linear, then elementwise ops on
+ * results of its shape (residual, activation): the epilogue row-wise   ops whose row i needs rows i only:
+ * norms, gates, rotations, quantize, rope, and one embedding or take, first, to read rows from; kv_append may
+ * be the root alone      attention, rope_table (read by every layer), and what is none of the above Slices
+ * along the last axis are views: each region that reads one gets its own copy of the op, and none is left
+ * outside. What depends on weights only (the weight side) stays outside too: it is materialized. */
 #include "base/map.h"
 #include "passes/rewrite.h"
 
@@ -52,7 +52,9 @@ static node *node_of(const fuser *f, const syl_op *op) {
 
 /* ---- roles ---- */
 
-static bool along_last_axis(const syl_op *op) { return syl_attr_int(op, "axis") == op->results[0].type.rank - 1; }
+static bool along_last_axis(const syl_op *op) {
+    return syl_attr_int(op, "axis") == op->results[0].type.rank - 1;
+}
 
 static bool is_rowwise(const syl_op *op) {
     switch (op->code) {
@@ -60,11 +62,14 @@ static bool is_rowwise(const syl_op *op) {
     case SYL_OP_signs:
     case SYL_OP_scale:
     case SYL_OP_concat:
-    case SYL_OP_slice: return along_last_axis(op);
+    case SYL_OP_slice:
+        return along_last_axis(op);
     case SYL_OP_embedding:
     case SYL_OP_take:
-    case SYL_OP_kv_append: return true;
-    default: return syl_op_has(op, SYL_TRAIT_ROWWISE);
+    case SYL_OP_kv_append:
+        return true;
+    default:
+        return syl_op_has(op, SYL_TRAIT_ROWWISE);
     }
 }
 
@@ -97,7 +102,8 @@ static bool is_view_value(const fuser *f, const syl_value *value) {
 
 /* ---- regions ---- */
 
-/* Walks the readers of a value, through views: all must be in one region, *r, and allow the value to be made inside it. */
+/* Walks the readers of a value, through views: all must be in one region, *r, and allow the value to be made
+ * inside it. */
 static bool readers_agree(const fuser *f, const syl_value *value, const syl_op *maker, region **r) {
     for (const syl_use *use = value->uses; use; use = use->next) {
         const syl_op *user = use->user;
@@ -108,7 +114,9 @@ static bool readers_agree(const fuser *f, const syl_value *value, const syl_op *
             continue;
         }
         /* These read other rows than they make, or all of them. */
-        if (user->code == SYL_OP_linear || user->code == SYL_OP_take || user->code == SYL_OP_embedding || user->code == SYL_OP_attention) return false;
+        if (user->code == SYL_OP_linear || user->code == SYL_OP_take || user->code == SYL_OP_embedding ||
+            user->code == SYL_OP_attention)
+            return false;
         if (*r && n->region != *r) return false;
         *r = n->region;
     }
@@ -121,10 +129,14 @@ static bool reads_views(const fuser *f, const syl_op *op) {
     return false;
 }
 
-static syl_dim rows_of(const syl_op *op) { return op->code == SYL_OP_kv_append ? syl_operand(op, 1)->type.dims[0] : op->results[0].type.dims[0]; }
+static syl_dim rows_of(const syl_op *op) {
+    return op->code == SYL_OP_kv_append ? syl_operand(op, 1)->type.dims[0] : op->results[0].type.dims[0];
+}
 
 static region *region_to_join(const fuser *f, const syl_op *op) {
-    if (op->n_results != 1 || op->code == SYL_OP_attention || op->code == SYL_OP_kv_append || op->code == SYL_OP_rope_table) return NULL;
+    if (op->n_results != 1 || op->code == SYL_OP_attention || op->code == SYL_OP_kv_append ||
+        op->code == SYL_OP_rope_table)
+        return NULL;
     region *r = NULL;
     if (!readers_agree(f, syl_result(op), op, &r) || !r) return NULL;
     if (!syl_dim_equal(rows_of(op), r->rows) || !is_rowwise(r->root)) return NULL;
@@ -141,9 +153,13 @@ static void assign(fuser *f, node *n) {
         n->region = SYL_NEW(f->ctx->scratch, region);
         *n->region = (region){.root = op, .rows = rows_of(op), .elementwise = true};
         bool is_known = is_rowwise(op) || op->code == SYL_OP_linear || op->code == SYL_OP_attention;
-        if (!is_known) syl_remark(f->ctx->diag, op->loc, "%s stands alone in its region: it is neither row-wise nor a GEMM", syl_ops[op->code].name);
+        if (!is_known)
+            syl_remark(f->ctx->diag, op->loc,
+                       "%s stands alone in its region: it is neither row-wise nor a GEMM",
+                       syl_ops[op->code].name);
     }
-    n->region->elementwise = n->region->elementwise && (syl_op_has(op, SYL_TRAIT_ELEMENTWISE) || op->code == SYL_OP_linear);
+    n->region->elementwise =
+        n->region->elementwise && (syl_op_has(op, SYL_TRAIT_ELEMENTWISE) || op->code == SYL_OP_linear);
     n->region->views = n->region->views || reads_views(f, op);
     n->region->linear = n->region->linear || op->code == SYL_OP_linear;
 }
@@ -157,7 +173,8 @@ static syl_value *copy_view(fuser *f, syl_map *copies, syl_builder *b, syl_value
     if (*slot) return *slot;
     syl_value *source = copy_view(f, copies, b, syl_operand(view->def, 0));
     syl_value *copy = syl_build(b, SYL_OP_slice, view->type, 1, source);
-    for (size_t i = 0; i < view->def->attrs.n; i++) syl_attr_set(b->module, copy->def, &view->def->attrs.p[i]);
+    for (size_t i = 0; i < view->def->attrs.n; i++)
+        syl_attr_set(b->module, copy->def, &view->def->attrs.p[i]);
     *syl_map_slot(copies, &view, sizeof view, NULL) = copy;
     return copy;
 }
@@ -189,7 +206,11 @@ static void build(fuser *f, const region *r) {
     syl_value_replace_uses(inner, result);
     syl_build_op(&b, SYL_OP_yield, 1, &inner, 0, NULL);
     syl_pass_count(f->ctx, "regions", 1);
-    syl_pass_count(f->ctx, r->linear ? "gemm" : r->root->code == SYL_OP_attention ? "attention" : "row-wise", 1);
+    syl_pass_count(f->ctx,
+                   r->linear                           ? "gemm"
+                   : r->root->code == SYL_OP_attention ? "attention"
+                                                       : "row-wise",
+                   1);
 }
 
 static void fuse_block(syl_pass_ctx *ctx, syl_block *block) {
@@ -202,9 +223,11 @@ static void fuse_block(syl_pass_ctx *ctx, syl_block *block) {
     for (size_t i = f.nodes.n; i-- > 0;)
         if (f.nodes.p[i].role == ROLE_COMPUTE) assign(&f, &f.nodes.p[i]);
     for (size_t i = 0; i < f.nodes.n; i++)
-        if (f.nodes.p[i].region && f.nodes.p[i].region->root == f.nodes.p[i].op) build(&f, f.nodes.p[i].region);
+        if (f.nodes.p[i].region && f.nodes.p[i].region->root == f.nodes.p[i].op)
+            build(&f, f.nodes.p[i].region);
     for (size_t i = f.nodes.n; i-- > 0;)
-        if (f.nodes.p[i].role == ROLE_VIEW && !syl_result(f.nodes.p[i].op)->uses) syl_op_erase(f.nodes.p[i].op);
+        if (f.nodes.p[i].role == ROLE_VIEW && !syl_result(f.nodes.p[i].op)->uses)
+            syl_op_erase(f.nodes.p[i].op);
 }
 
 syl_status syl_pass_fuse(syl_pass_ctx *ctx) {

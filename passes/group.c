@@ -5,13 +5,15 @@
  *                                               %g = slice %y {axis = 1, begin = 0, end = 1536}
  *                                               %u = slice %y {axis = 1, begin = 1536, end = 3072}
  *
- * One long GEMM in place of several short ones; rows of the weight stay rows, so scales a channel are the same as before. The
- * concatenation stands below quantize and cast, hence the pass runs while weights are real. Only linears with weights of their own
- * join (a table shared with the embedding would be stored twice), and with a bias each or none. */
+ * One long GEMM in place of several short ones; rows of the weight stay rows, so scales a channel are the
+ * same as before. The concatenation stands below quantize and cast, hence the pass runs while weights are
+ * real. Only linears with weights of their own join (a table shared with the embedding would be stored
+ * twice), and with a bias each or none. */
 #include "passes/rewrite.h"
 
 static bool joins(const syl_op *first, const syl_op *op) {
-    return syl_linear_is_real(op) && syl_operand(op, 0) == syl_operand(first, 0) && op->n_operands == first->n_operands && syl_value_has_one_use(syl_operand(op, 1)) &&
+    return syl_linear_is_real(op) && syl_operand(op, 0) == syl_operand(first, 0) &&
+           op->n_operands == first->n_operands && syl_value_has_one_use(syl_operand(op, 1)) &&
            op->results[0].type.dtype == first->results[0].type.dtype;
 }
 
@@ -64,7 +66,9 @@ syl_status syl_pass_group(syl_pass_ctx *ctx) {
             for (size_t k = i; k < ops.ops.n; k++) {
                 syl_op *op = ops.ops.p[k];
                 int64_t with = 0;
-                if (!op->parent || op->code != SYL_OP_linear || !joins(first, op) || __builtin_add_overflow(size, op->results[0].type.dims[1].size, &with)) continue;
+                if (!op->parent || op->code != SYL_OP_linear || !joins(first, op) ||
+                    __builtin_add_overflow(size, op->results[0].type.dims[1].size, &with))
+                    continue;
                 SYL_PUSH(ctx->scratch, &members.ops, op);
                 size = with;
             }

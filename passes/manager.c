@@ -1,5 +1,6 @@
-/* Runs pipelines: a module verifies before the first pass and after each one, or the run stops with the pass named and,
- * if asked for, a file that reproduces it: `// pipeline: ...` (the passes from the failing one on) above the IR that it met. */
+/* Runs pipelines: a module verifies before the first pass and after each one, or the run stops with the pass
+ * named and, if asked for, a file that reproduces it: `// pipeline: ...` (the passes from the failing one on)
+ * above the IR that it met. */
 #include <string.h>
 #include <time.h>
 #include "base/file.h"
@@ -43,16 +44,19 @@ static bool verifies(const syl_module *module) {
     return good;
 }
 
-static void write_reproducer(const syl_pipeline *pipeline, int index, const syl_text *before, const char *path, syl_arena *arena, syl_diag *diag) {
+static void write_reproducer(const syl_pipeline *pipeline, int index, const syl_text *before,
+                             const char *path, syl_arena *arena, syl_diag *diag) {
     syl_text text = {.arena = arena};
     syl_text_printf(&text, "// pipeline: ");
     syl_pipeline_print_from(pipeline, index, &text);
     syl_text_printf(&text, "\n");
     syl_text_append(&text, before->p, before->n);
-    if (syl_file_write(path, text.p, text.n, diag) == SYL_OK) syl_note(diag, SYL_NOWHERE, "wrote a reproducer to '%s'; run it with: syl opt '%s'", path, path);
+    if (syl_file_write(path, text.p, text.n, diag) == SYL_OK)
+        syl_note(diag, SYL_NOWHERE, "wrote a reproducer to '%s'; run it with: syl opt '%s'", path, path);
 }
 
-static syl_status run_one(const syl_pipeline *pipeline, int index, syl_module *module, syl_diag *diag, const syl_pass_options *options, syl_arena *scratch) {
+static syl_status run_one(const syl_pipeline *pipeline, int index, syl_module *module, syl_diag *diag,
+                          const syl_pass_options *options, syl_arena *scratch) {
     const struct syl_pass_run *run = &pipeline->runs[index];
     syl_text before = {.arena = scratch};
     if (options->reproducer) syl_module_print(module, &before);
@@ -61,19 +65,24 @@ static syl_status run_one(const syl_pipeline *pipeline, int index, syl_module *m
     syl_status status = run->pass->run(&ctx);
     double seconds = now() - start;
     if (status == SYL_OK && !verifies(module)) {
-        status = syl_error(diag, SYL_ERR_pass_broke_module, SYL_NOWHERE, "pass '%s' (%d of %d) left a module that does not verify", run->pass->name, index + 1, pipeline->n_runs);
+        status = syl_error(diag, SYL_ERR_pass_broke_module, SYL_NOWHERE,
+                           "pass '%s' (%d of %d) left a module that does not verify", run->pass->name,
+                           index + 1, pipeline->n_runs);
         syl_status details = syl_module_verify(module, diag);
         (void)details; /* the errors of the verifier follow ours */
     }
     if (status != SYL_OK) {
-        if (options->reproducer) write_reproducer(pipeline, index, &before, options->reproducer, scratch, diag);
+        if (options->reproducer)
+            write_reproducer(pipeline, index, &before, options->reproducer, scratch, diag);
         return status;
     }
-    if (options->after) options->after(options->user, index + 1, run->pass->name, module, ctx.stats.p, ctx.stats.n, seconds);
+    if (options->after)
+        options->after(options->user, index + 1, run->pass->name, module, ctx.stats.p, ctx.stats.n, seconds);
     return SYL_OK;
 }
 
-syl_status syl_pipeline_run(const syl_pipeline *pipeline, syl_module *module, syl_diag *diag, const syl_pass_options *options) {
+syl_status syl_pipeline_run(const syl_pipeline *pipeline, syl_module *module, syl_diag *diag,
+                            const syl_pass_options *options) {
     static const syl_pass_options none = {0};
     SYL_TRY(syl_module_verify(module, diag));
     for (int i = 0; i < pipeline->n_runs; i++) {

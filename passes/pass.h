@@ -22,8 +22,8 @@ typedef struct syl_pass_ctx {
 
 void syl_pass_count(syl_pass_ctx *ctx, const char *stat, int64_t n); /* adds to a statistic */
 
-/* Options as given in the pipeline, else as defaulted in passes.def. Both are checked when the pipeline is parsed: a number is at
- * least 0, a word is one of the choices. */
+/* Options as given in the pipeline, else as defaulted in passes.def. Both are checked when the pipeline is
+ * parsed: a number is at least 0, a word is one of the choices. */
 int64_t syl_pass_option_int(const syl_pass_ctx *ctx, const char *name);
 const char *syl_pass_option_str(const syl_pass_ctx *ctx, const char *name);
 
@@ -31,25 +31,30 @@ const char *syl_pass_option_str(const syl_pass_ctx *ctx, const char *name);
 #include "passes/passes.def"
 
 typedef struct syl_pipeline syl_pipeline; /* parsed; lives in the arena it was parsed into */
-SYL_NODISCARD syl_status syl_pipeline_parse(syl_arena *arena, const syl_source *text, syl_diag *diag, syl_pipeline **out);
+SYL_NODISCARD syl_status syl_pipeline_parse(syl_arena *arena, const syl_source *text, syl_diag *diag,
+                                            syl_pipeline **out);
 void syl_pipeline_print(const syl_pipeline *pipeline, syl_text *out); /* canonical text, defaults left out */
 
 typedef struct syl_pass_options {
     /* After each pass (index from 1): its name, the module, the statistics and seconds; NULL: none. */
-    void (*after)(void *user, int index, const char *pass, const syl_module *module, const syl_pass_stat *stats, size_t n_stats, double seconds);
+    void (*after)(void *user, int index, const char *pass, const syl_module *module,
+                  const syl_pass_stat *stats, size_t n_stats, double seconds);
     void *user;
-    const char *reproducer; /* where to write IR + pipeline when a pass fails or breaks the module; NULL: nowhere */
+    const char
+        *reproducer; /* where to write IR + pipeline when a pass fails or breaks the module; NULL: nowhere */
 } syl_pass_options;
 
 /* Runs the pipeline, verifying the module before the first and after each pass. */
-SYL_NODISCARD syl_status syl_pipeline_run(const syl_pipeline *pipeline, syl_module *module, syl_diag *diag, const syl_pass_options *options);
+SYL_NODISCARD syl_status syl_pipeline_run(const syl_pipeline *pipeline, syl_module *module, syl_diag *diag,
+                                          const syl_pass_options *options);
 
 /* Recipes: named pipelines in JSON files, some embedded in the library. */
 typedef struct syl_recipe {
     const char *name, *description, *pipeline, *text; /* text: the JSON, as stored in artifacts */
 } syl_recipe;
 /* By name of an embedded recipe ("w8a8"), or a path ending in .json. */
-SYL_NODISCARD syl_status syl_recipe_load(syl_arena *arena, const char *name_or_path, syl_diag *diag, syl_recipe *out);
+SYL_NODISCARD syl_status syl_recipe_load(syl_arena *arena, const char *name_or_path, syl_diag *diag,
+                                         syl_recipe *out);
 const char *const *syl_recipe_names(void); /* embedded ones, NULL-terminated */
 
 #endif

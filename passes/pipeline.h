@@ -9,13 +9,15 @@ typedef struct syl_pass_info {
     syl_status (*run)(syl_pass_ctx *ctx);
 } syl_pass_info;
 
-enum { SYL_PASS_COUNT = 0
+enum {
+    SYL_PASS_COUNT = 0
 #define PASS(ident, name, options, doc) +1
 #include "passes/passes.def"
 };
 extern const syl_pass_info syl_passes[SYL_PASS_COUNT];
 
-/* One option of a pass as its row declares it: name and default (and for words the choices) are parts of the row's text. */
+/* One option of a pass as its row declares it: name and default (and for words the choices) are parts of the
+ * row's text. */
 typedef struct syl_option_spec {
     const char *name, *choices; /* not terminated */
     int name_size, choices_size;

@@ -2,11 +2,13 @@
  *
  *     %1 = fused : tensor<Tx64xf32> {                 %1 = fused {slots = [0]} : tensor<Tx64xf32> {
  *
- * `slots` has the slot of each result, -1 for what is not in a buffer of the plan: results of the function (the caller's) and the
- * cache. A value lives from the region that makes it to the last that reads it, both included, since a kernel may write its result
- * while it still reads its operands; a slice of it outside regions reads on for it. Two values share a slot only if one is dead
- * before the other is made, and only if they have the same number of rows (the same symbol, or the same size), so that a slot is
- * rows times its widest value and the plan holds for every size. One walk in order; the free slot that wastes least is taken. */
+ * `slots` has the slot of each result, -1 for what is not in a buffer of the plan: results of the function
+ * (the caller's) and the cache. A value lives from the region that makes it to the last that reads it, both
+ * included, since a kernel may write its result while it still reads its operands; a slice of it outside
+ * regions reads on for it. Two values share a slot only if one is dead before the other is made, and only if
+ * they have the same number of rows (the same symbol, or the same size), so that a slot is rows times its
+ * widest value and the plan holds for every size. One walk in order; the free slot that wastes least is
+ * taken. */
 #include "base/map.h"
 #include "passes/rewrite.h"
 
@@ -31,7 +33,8 @@ static int64_t place_of(const planner *p, const syl_op *op) {
 static int64_t last_read(const planner *p, const syl_value *value, int64_t place) {
     for (const syl_use *use = value->uses; use; use = use->next) {
         int64_t at = place_of(p, use->user);
-        if (use->user->code == SYL_OP_slice && use->user->parent == p->block) at = last_read(p, syl_result(use->user), at);
+        if (use->user->code == SYL_OP_slice && use->user->parent == p->block)
+            at = last_read(p, syl_result(use->user), at);
         if (at > place) place = at;
     }
     return place;
@@ -53,7 +56,8 @@ static bool row_bytes(const syl_type *type, int64_t *out) {
     return true;
 }
 
-/* The free slot of these rows that fits best: the narrowest that is wide enough, else the widest; -1 if none is free. */
+/* The free slot of these rows that fits best: the narrowest that is wide enough, else the widest; -1 if none
+ * is free. */
 static int64_t best_slot(const planner *p, syl_dim rows, int64_t bytes, int64_t place) {
     int64_t best = -1;
     for (size_t i = 0; i < p->slots.n; i++) {
@@ -75,7 +79,9 @@ static syl_status assign(planner *p, const syl_value *value, int64_t place, int6
     if (value->type.kind != SYL_TENSOR || is_result(value)) return SYL_OK;
     int64_t bytes;
     if (!row_bytes(&value->type, &bytes))
-        return syl_error(p->ctx->diag, SYL_ERR_ir_shape, value->def->loc, "plan-memory: the rows of %%%s have no fixed size", value->name ? value->name : "<unnamed>");
+        return syl_error(p->ctx->diag, SYL_ERR_ir_shape, value->def->loc,
+                         "plan-memory: the rows of %%%s have no fixed size",
+                         value->name ? value->name : "<unnamed>");
     syl_dim rows = value->type.dims[0];
     *out = best_slot(p, rows, bytes, place);
     if (*out < 0) {
@@ -93,7 +99,8 @@ static syl_status plan(syl_pass_ctx *ctx, syl_block *block) {
     planner p = {.ctx = ctx, .block = block};
     syl_map_init(&p.places, ctx->scratch);
     int64_t place = 0;
-    for (syl_op *op = block->first; op; op = op->next) *syl_map_slot(&p.places, &op, sizeof op, NULL) = (void *)(uintptr_t)++place;
+    for (syl_op *op = block->first; op; op = op->next)
+        *syl_map_slot(&p.places, &op, sizeof op, NULL) = (void *)(uintptr_t)++place;
     for (syl_op *op = block->first; op; op = op->next) {
         if (op->code != SYL_OP_fused) continue;
         int64_t *slots = SYL_NEW_ARRAY(ctx->scratch, int64_t, (size_t)op->n_results);

@@ -1,4 +1,5 @@
-/* quantize-activations: linears with quantized weights read quantized inputs, so that their products are integers.
+/* quantize-activations: linears with quantized weights read quantized inputs, so that their products are
+ * integers.
  *
  *     %d = dequantize %q : tensor<576x1536xf32>           %xq = quantize %x : tensor<Tx1536xint8_token>
  *     %y = linear %x, %d                            =>    %y = linear %xq, %q
@@ -19,7 +20,8 @@ syl_status syl_pass_quantize_activations(syl_pass_ctx *ctx) {
     syl_dtype scheme = syl_dtype_of(syl_pass_option_str(ctx, "scheme"));
     for (syl_func *func = ctx->module->funcs; func; func = func->next) {
         syl_op_list ops = syl_block_ops(ctx->scratch, func->body);
-        syl_map quantized; /* value -> its codes: the first reader in order makes them, so they stand above all others */
+        syl_map quantized; /* value -> its codes: the first reader in order makes them, so they stand above
+                              all others */
         syl_map_init(&quantized, ctx->scratch);
         for (size_t i = 0; i < ops.ops.n; i++) {
             syl_op *linear = ops.ops.p[i];

@@ -4,9 +4,10 @@
  *                                         =>    %d = dequantize %q : tensor<576x1536xf32>
  *                                               %y = linear %x, %d
  *
- * The dequantize keeps the module valid on its own (weights only); quantize-activations removes it where it quantizes the input too.
- * A weight of several linears is quantized once. A weight that something else reads too (a head tied to the embedding) stays, and
- * a linear whose result leaves the function is a head: option `head`. */
+ * The dequantize keeps the module valid on its own (weights only); quantize-activations removes it where it
+ * quantizes the input too. A weight of several linears is quantized once. A weight that something else reads
+ * too (a head tied to the embedding) stays, and a linear whose result leaves the function is a head: option
+ * `head`. */
 #include <string.h>
 #include "passes/rewrite.h"
 
@@ -32,7 +33,8 @@ static void quantize(syl_pass_ctx *ctx, syl_op *linear, syl_dtype scheme) {
     syl_type type = weight->type;
     type.dtype = scheme;
     syl_value *codes = syl_build(&b, SYL_OP_quantize, type, 1, weight);
-    if (strcmp(syl_pass_option_str(ctx, "clip"), "mse") == 0) syl_attr_set_enum(ctx->module, codes->def, "clip", "mse");
+    if (strcmp(syl_pass_option_str(ctx, "clip"), "mse") == 0)
+        syl_attr_set_enum(ctx->module, codes->def, "clip", "mse");
     type.dtype = SYL_f32;
     syl_value *back = syl_build(&b, SYL_OP_dequantize, type, 1, codes);
     syl_value_replace_uses_except(weight, back, codes->def);
@@ -50,13 +52,23 @@ syl_status syl_pass_quantize_weights(syl_pass_ctx *ctx) {
             const char *name = syl_weight_name(syl_operand(linear, 1));
             bool alone = syl_weight_only_of(syl_operand(linear, 1), is_any, NULL);
             if (is_head(linear) && !with_head)
-                syl_remark(ctx->diag, linear->loc, "weight '%s' is not quantized: its linear makes a result of the function, and 'head' is none", name);
+                syl_remark(ctx->diag, linear->loc,
+                           "weight '%s' is not quantized: its linear makes a result of the function, and "
+                           "'head' is none",
+                           name);
             else if (!alone)
-                syl_remark(ctx->diag, linear->loc, "weight '%s' is not quantized: not only linears read it (a table tied to the embedding stays as it is)", name);
+                syl_remark(ctx->diag, linear->loc,
+                           "weight '%s' is not quantized: not only linears read it (a table tied to the "
+                           "embedding stays as it is)",
+                           name);
             else if (!with_head && !syl_weight_only_of(syl_operand(linear, 1), is_body, NULL))
-                syl_remark(ctx->diag, linear->loc, "weight '%s' is not quantized: a linear that makes a result of the function shares it, and 'head' is none", name);
+                syl_remark(ctx->diag, linear->loc,
+                           "weight '%s' is not quantized: a linear that makes a result of the function "
+                           "shares it, and 'head' is none",
+                           name);
             else
-                quantize(ctx, linear, syl_dtype_of(is_head(linear) ? head : syl_pass_option_str(ctx, "scheme")));
+                quantize(ctx, linear,
+                         syl_dtype_of(is_head(linear) ? head : syl_pass_option_str(ctx, "scheme")));
         }
     }
     return SYL_OK;

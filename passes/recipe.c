@@ -1,5 +1,5 @@
-/* Recipes: JSON objects {"name", "description", "pipeline"}. Those in passes/recipes are part of the library, byte for byte.
- * A loaded recipe's pipeline parses. */
+/* Recipes: JSON objects {"name", "description", "pipeline"}. Those in passes/recipes are part of the library,
+ * byte for byte. A loaded recipe's pipeline parses. */
 #include <string.h>
 #include "base/file.h"
 #include "base/json.h"
@@ -8,7 +8,8 @@
 enum { max_recipe_size = 1 << 20 };
 
 /* .incbin looks along the include path, which holds the root of the sources. */
-#define RECIPES(_) _(f32, "f32") _(bf16, "bf16") _(w8a8, "w8a8") _(f32_rotated, "f32-rotated") _(w8a8_plain, "w8a8-plain")
+#define RECIPES(_)                                                                                           \
+    _(f32, "f32") _(bf16, "bf16") _(w8a8, "w8a8") _(f32_rotated, "f32-rotated") _(w8a8_plain, "w8a8-plain")
 
 #define EMBED(ident, name)                                                                                   \
     __asm__(".pushsection .rodata\n"                                                                         \
@@ -25,8 +26,7 @@ static const struct {
     const char *name, *text;
 } embedded[] = {
 #define ROW(ident, name) {name, syl_recipe_##ident},
-    RECIPES(ROW)
-};
+    RECIPES(ROW)};
 
 const char *const *syl_recipe_names(void) {
 #define NAME(ident, name) name,
@@ -34,7 +34,8 @@ const char *const *syl_recipe_names(void) {
     return names;
 }
 
-static syl_status read_fields(syl_arena *arena, const syl_source *source, const syl_json *json, syl_diag *diag, syl_recipe *out) {
+static syl_status read_fields(syl_arena *arena, const syl_source *source, const syl_json *json,
+                              syl_diag *diag, syl_recipe *out) {
     static const char *const keys[] = {"name", "description", "pipeline", NULL};
     const char *name, *description, *pipeline;
     SYL_TRY(syl_json_known_keys(json, json->root, keys, diag));
@@ -45,7 +46,8 @@ static syl_status read_fields(syl_arena *arena, const syl_source *source, const 
     out->description = syl_arena_strdup(arena, description);
     out->pipeline = syl_arena_strdup(arena, pipeline);
     out->text = source->text;
-    syl_source text = {syl_arena_printf(arena, "%s: pipeline", source->name), out->pipeline, strlen(out->pipeline)};
+    syl_source text = {syl_arena_printf(arena, "%s: pipeline", source->name), out->pipeline,
+                       strlen(out->pipeline)};
     syl_pipeline *parsed;
     return syl_pipeline_parse(arena, &text, diag, &parsed);
 }
@@ -57,10 +59,12 @@ syl_status syl_recipe_load(syl_arena *arena, const char *name_or_path, syl_diag 
         SYL_TRY(syl_file_read(arena, name_or_path, max_recipe_size, diag, &source));
     } else {
         for (size_t i = 0; i < sizeof embedded / sizeof *embedded; i++)
-            if (strcmp(embedded[i].name, name_or_path) == 0) source = (syl_source){embedded[i].name, embedded[i].text, strlen(embedded[i].text)};
+            if (strcmp(embedded[i].name, name_or_path) == 0)
+                source = (syl_source){embedded[i].name, embedded[i].text, strlen(embedded[i].text)};
         if (!source.text) {
             const char *nearest = syl_nearest(name_or_path, syl_recipe_names());
-            return syl_error(diag, SYL_ERR_recipe_unknown, SYL_NOWHERE, "there is no recipe '%s'%s%s%s", name_or_path, nearest ? "; did you mean '" : "", nearest ? nearest : "",
+            return syl_error(diag, SYL_ERR_recipe_unknown, SYL_NOWHERE, "there is no recipe '%s'%s%s%s",
+                             name_or_path, nearest ? "; did you mean '" : "", nearest ? nearest : "",
                              nearest ? "'?" : "");
         }
     }

@@ -1,5 +1,5 @@
-/* Helpers of passes: rewrite.h says what they do. Everything walks blocks in order, never lists of uses, so that
- * results depend on the printed module alone. */
+/* Helpers of passes: rewrite.h says what they do. Everything walks blocks in order, never lists of uses, so
+ * that results depend on the printed module alone. */
 #include <string.h>
 #include "base/map.h"
 #include "passes/rewrite.h"
@@ -26,7 +26,9 @@ bool syl_value_set_add(syl_value_set *set, const syl_value *value) {
     return is_new != 0;
 }
 
-bool syl_value_set_has(const syl_value_set *set, const syl_value *value) { return syl_map_get(&set->table->map, &value, sizeof value) != NULL; }
+bool syl_value_set_has(const syl_value_set *set, const syl_value *value) {
+    return syl_map_get(&set->table->map, &value, sizeof value) != NULL;
+}
 
 /* ---- weights ---- */
 
@@ -37,14 +39,16 @@ bool syl_linear_is_real(const syl_op *op) {
     return true;
 }
 
-bool syl_weight_only_of(const syl_value *weight, bool (*member)(const syl_op *linear, void *user), void *user) {
+bool syl_weight_only_of(const syl_value *weight, bool (*member)(const syl_op *linear, void *user),
+                        void *user) {
     for (const syl_use *use = weight->uses; use; use = use->next)
         if (use->index != 1 || !syl_linear_is_real(use->user) || !member(use->user, user)) return false;
     return true;
 }
 
 const char *syl_weight_name(const syl_value *value) {
-    while (value->def && value->def->code != SYL_OP_weight && value->def->n_operands > 0) value = syl_operand(value->def, 0);
+    while (value->def && value->def->code != SYL_OP_weight && value->def->n_operands > 0)
+        value = syl_operand(value->def, 0);
     const char *name = value->def ? syl_attr_str(value->def, "name") : "";
     return *name ? name : "?";
 }
@@ -64,10 +68,15 @@ bool syl_rotation_choose(syl_pass_ctx *ctx, syl_loc loc, const char *what, int64
         int64_t block = syl_hadamard_block(n);
         out->n_factors = syl_hadamard_factor(block, out->factors);
         if (block > 1)
-            syl_remark(ctx->diag, loc, "%s has %lld elements, for which there is no Hadamard matrix: it is rotated in blocks of %lld", what, (long long)n, (long long)block);
+            syl_remark(ctx->diag, loc,
+                       "%s has %lld elements, for which there is no Hadamard matrix: it is rotated in blocks "
+                       "of %lld",
+                       what, (long long)n, (long long)block);
     }
     if (n > 1 && out->n_factors > 0 && !(out->n_factors == 1 && out->factors[0] == 1)) return true;
-    syl_remark(ctx->diag, loc, "%s is not rotated: no divisor of its %lld elements but 1 has a Hadamard matrix", what, (long long)n);
+    syl_remark(ctx->diag, loc,
+               "%s is not rotated: no divisor of its %lld elements but 1 has a Hadamard matrix", what,
+               (long long)n);
     return false;
 }
 
@@ -86,7 +95,8 @@ static syl_value *build_signs(syl_builder *b, const syl_rotation *q, syl_value *
     return y;
 }
 
-static syl_value *build_hadamard(syl_builder *b, const syl_rotation *q, syl_value *x, int axis, bool transpose) {
+static syl_value *build_hadamard(syl_builder *b, const syl_rotation *q, syl_value *x, int axis,
+                                 bool transpose) {
     syl_value *y = syl_build(b, SYL_OP_hadamard, transformed(x), 1, x);
     syl_attr_set_int(b->module, y->def, "axis", axis);
     syl_attr_set_ints(b->module, y->def, "factors", q->factors, q->n_factors);
@@ -105,7 +115,8 @@ syl_value *syl_rotation_invert(syl_builder *b, const syl_rotation *q, syl_value 
 void syl_rotation_fold(syl_module *module, const syl_rotation *q, syl_op *linear, int axis) {
     syl_builder b = syl_build_before(module, linear);
     syl_op_set_operand(linear, 1, syl_rotation_apply(&b, q, syl_operand(linear, 1), axis));
-    if (axis == 0 && linear->n_operands == 3) syl_op_set_operand(linear, 2, syl_rotation_apply(&b, q, syl_operand(linear, 2), 0));
+    if (axis == 0 && linear->n_operands == 3)
+        syl_op_set_operand(linear, 2, syl_rotation_apply(&b, q, syl_operand(linear, 2), 0));
 }
 
 /* ---- order ---- */

@@ -9,7 +9,8 @@ typedef struct syl_op_list {
     SYL_VEC(syl_op *) ops;
 } syl_op_list;
 
-/* The ops that stand in a block itself (not in its regions), in order: a copy, so the block may change while it is walked. */
+/* The ops that stand in a block itself (not in its regions), in order: a copy, so the block may change while
+ * it is walked. */
 syl_op_list syl_block_ops(syl_arena *arena, const syl_block *block);
 
 /* A number for each value, for maps and sets that are walked in a fixed order. */
@@ -25,11 +26,15 @@ bool syl_value_set_has(const syl_value_set *set, const syl_value *value);
 static inline bool syl_is_class(const syl_value *value, syl_type_class class) {
     return value->type.kind == SYL_TENSOR && syl_type_class_of(&value->type) == class;
 }
-static inline bool syl_is_real(const syl_value *value) { return syl_is_class(value, SYL_CLASS_REAL); }
+static inline bool syl_is_real(const syl_value *value) {
+    return syl_is_class(value, SYL_CLASS_REAL);
+}
 /* A linear whose weight, and bias if it has one, are still real: transforms can be folded into it. */
 bool syl_linear_is_real(const syl_op *op);
-/* True if every use of `weight` is as the weight of a linear for which `member` holds: then folding into all of them keeps it one tensor. */
-bool syl_weight_only_of(const syl_value *weight, bool (*member)(const syl_op *linear, void *user), void *user);
+/* True if every use of `weight` is as the weight of a linear for which `member` holds: then folding into all
+ * of them keeps it one tensor. */
+bool syl_weight_only_of(const syl_value *weight, bool (*member)(const syl_op *linear, void *user),
+                        void *user);
 /* The checkpoint name of the first `weight` below a weight-side expression, for remarks. */
 const char *syl_weight_name(const syl_value *value);
 /* True if a hadamard along `axis` stands on the way from a weight-side value to its first weight. */
@@ -44,16 +49,20 @@ typedef struct syl_rotation {
     int64_t seed, period; /* period: as of the op `signs` */
 } syl_rotation;
 
-/* Chooses the Hadamard factors for vectors of n elements: of n itself, else of its largest block that has some (a remark says so).
- * False, with a remark, where only blocks of 1 are left. `what` names the vectors in remarks. */
+/* Chooses the Hadamard factors for vectors of n elements: of n itself, else of its largest block that has
+ * some (a remark says so). False, with a remark, where only blocks of 1 are left. `what` names the vectors in
+ * remarks. */
 bool syl_rotation_choose(syl_pass_ctx *ctx, syl_loc loc, const char *what, int64_t n, syl_rotation *out);
-/* Builds x Q along an axis of x (activations: the last axis), or x Q^T. The result is real where x is, else f32. */
+/* Builds x Q along an axis of x (activations: the last axis), or x Q^T. The result is real where x is, else
+ * f32. */
 syl_value *syl_rotation_apply(syl_builder *b, const syl_rotation *q, syl_value *x, int axis);
 syl_value *syl_rotation_invert(syl_builder *b, const syl_rotation *q, syl_value *x, int axis);
-/* The linear's rows of weights (axis 1: it then reads x Q) or its results (axis 0, with the bias: it then gives y Q). */
+/* The linear's rows of weights (axis 1: it then reads x Q) or its results (axis 0, with the bias: it then
+ * gives y Q). */
 void syl_rotation_fold(syl_module *module, const syl_rotation *q, syl_op *linear, int axis);
 
-/* Moves the ops that `value` is computed by in front of `before` where they stand behind it in the same block. */
+/* Moves the ops that `value` is computed by in front of `before` where they stand behind it in the same
+ * block. */
 void syl_hoist(syl_value *value, syl_op *before);
 
 #endif

@@ -1,23 +1,30 @@
-/* rotate-down (R4): a gated activation is rotated at run time, and the linear behind it reads the rotated one.
+/* rotate-down (R4): a gated activation is rotated at run time, and the linear behind it reads the rotated
+ * one.
  *
  *     %m = mul %s, %u                           %m = mul %s, %u
  *     %d = linear %m, %wd                 =>    %h = hadamard %m {axis = 1, factors = [12, 128]}
  *                                               %d = linear %h, hadamard(%wd) {axis = 1}
  *
- * H is orthogonal: (m H)(W H)^T = m W^T. The transform costs n log n a token and spreads the outliers that gating makes over the
- * whole row, just before it is quantized. No signs: they would cost a multiplication and change little here. */
+ * H is orthogonal: (m H)(W H)^T = m W^T. The transform costs n log n a token and spreads the outliers that
+ * gating makes over the whole row, just before it is quantized. No signs: they would cost a multiplication
+ * and change little here. */
 #include "passes/rewrite.h"
 
-static bool reads(const syl_op *linear, void *value) { return syl_operand(linear, 0) == value; }
+static bool reads(const syl_op *linear, void *value) {
+    return syl_operand(linear, 0) == value;
+}
 
 static const char *obstacle(syl_pass_ctx *ctx, syl_value *m) {
     if (m->type.rank != 2 || m->type.dims[1].symbol) return "its width is not fixed";
     for (const syl_use *use = m->uses; use; use = use->next) {
         if (use->index != 0 || !syl_linear_is_real(use->user) || use->user->parent != m->def->parent)
-            return syl_arena_printf(ctx->scratch, "%s reads it, not only linears with real weights", syl_ops[use->user->code].name);
+            return syl_arena_printf(ctx->scratch, "%s reads it, not only linears with real weights",
+                                    syl_ops[use->user->code].name);
         const syl_value *weight = syl_operand(use->user, 1);
         if (!syl_weight_only_of(weight, reads, m))
-            return syl_arena_printf(ctx->scratch, "weight '%s' of a reader has other users too, and would be stored twice", syl_weight_name(weight));
+            return syl_arena_printf(ctx->scratch,
+                                    "weight '%s' of a reader has other users too, and would be stored twice",
+                                    syl_weight_name(weight));
     }
     return NULL;
 }
@@ -53,7 +60,8 @@ syl_status syl_pass_rotate_down(syl_pass_ctx *ctx) {
     for (syl_func *func = ctx->module->funcs; func; func = func->next) {
         syl_op_list ops = syl_block_ops(ctx->scratch, func->body);
         for (size_t i = 0; i < ops.ops.n; i++)
-            if (ops.ops.p[i]->code == SYL_OP_mul && feeds_a_linear(syl_result(ops.ops.p[i]))) rotate(ctx, ops.ops.p[i], &ops);
+            if (ops.ops.p[i]->code == SYL_OP_mul && feeds_a_linear(syl_result(ops.ops.p[i])))
+                rotate(ctx, ops.ops.p[i], &ops);
     }
     return SYL_OK;
 }

@@ -1,15 +1,17 @@
-/* rotate-residual (R1): the residual stream x becomes x Q with Q = diag(signs) H, a randomized Hadamard matrix.
+/* rotate-residual (R1): the residual stream x becomes x Q with Q = diag(signs) H, a randomized Hadamard
+ * matrix.
  *
- *     %o = linear %a, %wo                       %o = linear %a, hadamard(signs(%wo)) {axis = 0}    (writer: gives y Q)
- *     %x1 = add %x, %o                    =>    %x1 = add %x, %o
- *     %n = rms_norm %x1 {eps = 1e-05}           %n = rms_norm %x1 {eps = 1e-05}
- *     %g = linear %n, %wg                       %g = linear %n, hadamard(signs(%wg)) {axis = 1}    (reader: reads y Q)
+ *     %o = linear %a, %wo                       %o = linear %a, hadamard(signs(%wo)) {axis = 0}    (writer:
+ * gives y Q) %x1 = add %x, %o                    =>    %x1 = add %x, %o %n = rms_norm %x1 {eps = 1e-05} %n =
+ * rms_norm %x1 {eps = 1e-05} %g = linear %n, %wg                       %g = linear %n, hadamard(signs(%wg))
+ * {axis = 1}    (reader: reads y Q)
  *
- * A stream is what values are joined into by the ops that commute with Q: add, rms_norm without gain (|x Q| = |x|), take. Q is
- * orthogonal, so y Q (W Q)^T = y W^T and the stream may be rotated if every edge across its border is: linears with real weights of
- * their own fold Q, an embedding with a table of its own too; any other edge (function arguments, a norm that kept its gain, a table
- * tied to the head) gets signs and hadamard, or hadamard {transpose} and signs, at run time. A stream that needs more than
- * `online` of them stays as it is. Follows QuaRot (arXiv 2404.00456, §3) and keeps tied tables tied. */
+ * A stream is what values are joined into by the ops that commute with Q: add, rms_norm without gain (|x Q| =
+ * |x|), take. Q is orthogonal, so y Q (W Q)^T = y W^T and the stream may be rotated if every edge across its
+ * border is: linears with real weights of their own fold Q, an embedding with a table of its own too; any
+ * other edge (function arguments, a norm that kept its gain, a table tied to the head) gets signs and
+ * hadamard, or hadamard {transpose} and signs, at run time. A stream that needs more than `online` of them
+ * stays as it is. Follows QuaRot (arXiv 2404.00456, §3) and keeps tied tables tied. */
 #include <string.h>
 #include "passes/rewrite.h"
 
@@ -21,15 +23,21 @@ typedef struct stream {
     syl_dim width;
     SYL_VEC(syl_op *) writers, readers, tables; /* edges that fold: linears, linears, embeddings */
     syl_value_set folding;                      /* results of the readers */
-    SYL_VEC(syl_value *) in, out;               /* edges at run time: values that come in rotated, that go out rotated back */
-    const char *example;                        /* one of them, in words */
+    SYL_VEC(syl_value *)
+    in, out;             /* edges at run time: values that come in rotated, that go out rotated back */
+    const char *example; /* one of them, in words */
 } stream;
 
 /* ---- the stream of an add ---- */
 
-static bool is_connector(const syl_op *op) { return op->code == SYL_OP_add || op->code == SYL_OP_take || (op->code == SYL_OP_rms_norm && op->n_operands == 1); }
+static bool is_connector(const syl_op *op) {
+    return op->code == SYL_OP_add || op->code == SYL_OP_take ||
+           (op->code == SYL_OP_rms_norm && op->n_operands == 1);
+}
 
-static bool connects(const syl_op *op, int operand) { return op->code == SYL_OP_add || operand == 0; }
+static bool connects(const syl_op *op, int operand) {
+    return op->code == SYL_OP_add || operand == 0;
+}
 
 static void grow(stream *s, syl_op *seed) {
     syl_value_set_add(&s->values, syl_result(seed));
@@ -39,7 +47,8 @@ static void grow(stream *s, syl_op *seed) {
             for (int k = 0; k < value->def->n_operands; k++)
                 if (connects(value->def, k)) syl_value_set_add(&s->values, syl_operand(value->def, k));
         for (const syl_use *use = value->uses; use; use = use->next)
-            if (use->user->parent == s->block && is_connector(use->user) && connects(use->user, use->index)) syl_value_set_add(&s->values, syl_result(use->user));
+            if (use->user->parent == s->block && is_connector(use->user) && connects(use->user, use->index))
+                syl_value_set_add(&s->values, syl_result(use->user));
     }
 }
 
@@ -63,19 +72,23 @@ static bool table_folds(const stream *s, const syl_op *embedding) {
     const syl_value *table = syl_operand(embedding, 1);
     if (!syl_is_real(table)) return false;
     for (const syl_use *use = table->uses; use; use = use->next)
-        if (use->user->code != SYL_OP_embedding || use->index != 1 || use->user->parent != s->block || !syl_value_set_has(&s->values, syl_result(use->user))) return false;
+        if (use->user->code != SYL_OP_embedding || use->index != 1 || use->user->parent != s->block ||
+            !syl_value_set_has(&s->values, syl_result(use->user)))
+            return false;
     return true;
 }
 
 static void add_writer(stream *s, syl_value *value) {
     syl_op *op = value->def;
-    if (op && op->parent == s->block && syl_linear_is_real(op) && syl_weight_only_of(syl_operand(op, 1), writes, s)) {
+    if (op && op->parent == s->block && syl_linear_is_real(op) &&
+        syl_weight_only_of(syl_operand(op, 1), writes, s)) {
         SYL_PUSH(s->ctx->scratch, &s->writers, op);
     } else if (op && op->code == SYL_OP_embedding && table_folds(s, op)) {
         SYL_PUSH(s->ctx->scratch, &s->tables, op);
     } else {
         SYL_PUSH(s->ctx->scratch, &s->in, value);
-        s->example = op ? syl_arena_printf(s->ctx->scratch, "the result of %s", syl_ops[op->code].name) : "an argument";
+        s->example = op ? syl_arena_printf(s->ctx->scratch, "the result of %s", syl_ops[op->code].name)
+                        : "an argument";
     }
 }
 
@@ -85,7 +98,8 @@ static bool is_edge(const stream *s, const syl_op *op, int index) {
 }
 
 static void add_reader(stream *s, syl_op *op, int index) {
-    if (index == 0 && op->parent == s->block && syl_linear_is_real(op) && syl_weight_only_of(syl_operand(op, 1), reads, s)) {
+    if (index == 0 && op->parent == s->block && syl_linear_is_real(op) &&
+        syl_weight_only_of(syl_operand(op, 1), reads, s)) {
         SYL_PUSH(s->ctx->scratch, &s->readers, op);
         syl_value_set_add(&s->folding, syl_result(op));
         return;
@@ -114,7 +128,8 @@ static void find_edges(stream *s) {
     for (size_t i = 0; i < s->ops.ops.n; i++) {
         syl_op *op = s->ops.ops.p[i];
         for (int k = 0; k < op->n_results; k++)
-            if (syl_value_set_has(&s->values, &op->results[k]) && !is_inner(s, op)) add_writer(s, &op->results[k]);
+            if (syl_value_set_has(&s->values, &op->results[k]) && !is_inner(s, op))
+                add_writer(s, &op->results[k]);
     }
     find_readers(s, s->block);
 }
@@ -142,7 +157,8 @@ static void redirect(const stream *s, syl_value *x, syl_value *y, bool inside) {
     for (syl_use *use = x->uses, *next; use; use = next) {
         next = use->next;
         bool is_ours = use->user == y->def || syl_operand(y->def, 0)->def == use->user;
-        if (!is_ours && is_inside(s, use->user, use->index) == inside) syl_op_set_operand(use->user, use->index, y);
+        if (!is_ours && is_inside(s, use->user, use->index) == inside)
+            syl_op_set_operand(use->user, use->index, y);
     }
 }
 
@@ -181,17 +197,21 @@ static void consider(stream *s, syl_loc loc, int64_t seed) {
         return;
     }
     if (s->readers.n == 0) {
-        syl_remark(ctx->diag, loc, "the residual stream is not rotated: no linear with a weight of its own reads it");
+        syl_remark(ctx->diag, loc,
+                   "the residual stream is not rotated: no linear with a weight of its own reads it");
         return;
     }
     if (needed > allowed) {
-        syl_remark(ctx->diag, loc, "the residual stream is not rotated: %lld of its edges cannot fold the rotation (such as %s), and 'online' allows %lld", (long long)needed,
-                   s->example, (long long)allowed);
+        syl_remark(ctx->diag, loc,
+                   "the residual stream is not rotated: %lld of its edges cannot fold the rotation (such as "
+                   "%s), and 'online' allows %lld",
+                   (long long)needed, s->example, (long long)allowed);
         return;
     }
     syl_rotation q;
     if (s->width.symbol) {
-        syl_remark(ctx->diag, loc, "the residual stream is not rotated: its width '%s' is not fixed", s->width.symbol);
+        syl_remark(ctx->diag, loc, "the residual stream is not rotated: its width '%s' is not fixed",
+                   s->width.symbol);
         return;
     }
     if (!syl_rotation_choose(ctx, loc, "the residual stream", s->width.size, &q)) return;
@@ -208,7 +228,9 @@ syl_status syl_pass_rotate_residual(syl_pass_ctx *ctx) {
         syl_value_set_init(&seen, ctx->scratch);
         for (size_t i = 0; i < ops.ops.n; i++) {
             syl_op *op = ops.ops.p[i];
-            if (op->code != SYL_OP_add || op->results[0].type.rank != 2 || syl_value_set_has(&seen, syl_result(op))) continue;
+            if (op->code != SYL_OP_add || op->results[0].type.rank != 2 ||
+                syl_value_set_has(&seen, syl_result(op)))
+                continue;
             stream s = {.ctx = ctx, .block = func->body, .ops = ops, .width = op->results[0].type.dims[1]};
             syl_value_set_init(&s.values, ctx->scratch);
             syl_value_set_init(&s.folding, ctx->scratch);

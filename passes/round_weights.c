@@ -1,14 +1,19 @@
-/* round-weights: what is still real and read at run time is rounded, once: matrices to `type`, vectors (gains, biases) to f32.
+/* round-weights: what is still real and read at run time is rounded, once: matrices to `type`, vectors
+ * (gains, biases) to f32.
  *
- *     %w = weight "output.weight" : tensor<99x64xreal>          %w = weight "output.weight" : tensor<99x64xreal>
- *     %y = linear %x, %w                                  =>    %c = cast %w : tensor<99x64xbf16>
- *                                                               %y = linear %x, %c
+ *     %w = weight "output.weight" : tensor<99x64xreal>          %w = weight "output.weight" :
+ * tensor<99x64xreal> %y = linear %x, %w                                  =>    %c = cast %w :
+ * tensor<99x64xbf16> %y = linear %x, %c
  *
- * All readers share one cast, so a tied table stays one tensor. After this pass no op that runs has a real operand. */
+ * All readers share one cast, so a tied table stays one tensor. After this pass no op that runs has a real
+ * operand. */
 #include "passes/rewrite.h"
 
 /* Ops that stay on the weight side or round by themselves. */
-static bool takes_real(const syl_op *op) { return op->code == SYL_OP_cast || op->code == SYL_OP_quantize || (op->n_results == 1 && syl_is_real(&op->results[0])); }
+static bool takes_real(const syl_op *op) {
+    return op->code == SYL_OP_cast || op->code == SYL_OP_quantize ||
+           (op->n_results == 1 && syl_is_real(&op->results[0]));
+}
 
 static void round_value(syl_pass_ctx *ctx, syl_value *value, syl_dtype type) {
     bool needed = false;

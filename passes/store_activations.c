@@ -5,8 +5,9 @@
  *       %2 = add %x, %d : tensor<Tx64xf32>        =>      %2 = add %x, %d : tensor<Tx64xbf16>
  *       yield %2                                          yield %2
  *     }                                                 }
- * Inside a region everything stays f32; the last op rounds once. Results of the function (logits) and rope tables keep f32, and codes
- * their scheme. A value that is stored in another float type already keeps it; type = f32 changes nothing. */
+ * Inside a region everything stays f32; the last op rounds once. Results of the function (logits) and rope
+ * tables keep f32, and codes their scheme. A value that is stored in another float type already keeps it;
+ * type = f32 changes nothing. */
 #include "passes/rewrite.h"
 
 static bool leaves_function(const syl_value *value) {
@@ -18,8 +19,11 @@ static bool leaves_function(const syl_value *value) {
 static void store_results(syl_pass_ctx *ctx, syl_op *fused, syl_dtype type) {
     for (int i = 0; i < fused->n_results; i++) {
         syl_value *outer = &fused->results[i], *inner = syl_operand(fused->body->last, i);
-        bool rounds = inner->def && inner->def->parent == fused->body && syl_op_has(inner->def, SYL_TRAIT_FLOAT);
-        if (outer->type.kind != SYL_TENSOR || outer->type.dtype != SYL_f32 || !rounds || leaves_function(outer)) continue;
+        bool rounds =
+            inner->def && inner->def->parent == fused->body && syl_op_has(inner->def, SYL_TRAIT_FLOAT);
+        if (outer->type.kind != SYL_TENSOR || outer->type.dtype != SYL_f32 || !rounds ||
+            leaves_function(outer))
+            continue;
         outer->type.dtype = inner->type.dtype = type;
         syl_pass_count(ctx, "values", 1);
     }
@@ -45,7 +49,8 @@ syl_status syl_pass_store_activations(syl_pass_ctx *ctx) {
         for (int i = 0; i < func->n_args; i++) store_kv(&func->args[i], type);
         store_block(ctx, func->body, type);
         for (int i = 0; i < func->n_results; i++)
-            if (func->result_types[i].kind == SYL_KV && func->result_types[i].dtype == SYL_f32) func->result_types[i].dtype = type;
+            if (func->result_types[i].kind == SYL_KV && func->result_types[i].dtype == SYL_f32)
+                func->result_types[i].dtype = type;
     }
     return SYL_OK;
 }

@@ -1,5 +1,5 @@
-/* Reading artifacts (artifact.h): the container is checked by safetensors.c, the IR by the verifier, and here the tensors against
- * what the IR asks for. */
+/* Reading artifacts (artifact.h): the container is checked by safetensors.c, the IR by the verifier, and here
+ * the tensors against what the IR asks for. */
 #include "runtime/artifact.h"
 
 #include <stdio.h>
@@ -20,11 +20,20 @@ bool syl_artifact_probe(const char *path) {
 
 static bool st_dtype_of(syl_dtype dtype, syl_st_dtype *out) {
     switch (dtype) {
-    case SYL_f32: *out = SYL_ST_F32; return true;
-    case SYL_bf16: *out = SYL_ST_BF16; return true;
-    case SYL_f16: *out = SYL_ST_F16; return true;
-    case SYL_int8_channel: *out = SYL_ST_I8; return true;
-    default: return false;
+    case SYL_f32:
+        *out = SYL_ST_F32;
+        return true;
+    case SYL_bf16:
+        *out = SYL_ST_BF16;
+        return true;
+    case SYL_f16:
+        *out = SYL_ST_F16;
+        return true;
+    case SYL_int8_channel:
+        *out = SYL_ST_I8;
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -46,7 +55,8 @@ bool syl_stored_of(const syl_type *type, syl_stored *out) {
     return true;
 }
 
-static syl_status each_in(const syl_block *block, syl_status (*fn)(void *user, const syl_op *op), void *user) {
+static syl_status each_in(const syl_block *block, syl_status (*fn)(void *user, const syl_op *op),
+                          void *user) {
     for (const syl_op *op = block->first; op; op = op->next) {
         if (op->code == SYL_OP_materialized) SYL_TRY(fn(user, op));
         if (op->body) SYL_TRY(each_in(op->body, fn, user));
@@ -54,12 +64,14 @@ static syl_status each_in(const syl_block *block, syl_status (*fn)(void *user, c
     return SYL_OK;
 }
 
-syl_status syl_artifact_each(const syl_module *module, syl_status (*fn)(void *user, const syl_op *op), void *user) {
-    for (const syl_func *func = module->funcs; func; func = func->next) SYL_TRY(each_in(func->body, fn, user));
+syl_status syl_artifact_each(const syl_module *module, syl_status (*fn)(void *user, const syl_op *op),
+                             void *user) {
+    for (const syl_func *func = module->funcs; func; func = func->next)
+        SYL_TRY(each_in(func->body, fn, user));
     return SYL_OK;
 }
 
-/* ---- metadata ----------------------------------------------------------------------------------------------------- */
+/* ---- metadata ---- */
 
 static syl_status read_metadata(syl_artifact *artifact, const char *key, syl_diag *diag, const char **out) {
     *out = syl_safetensors_metadata(&artifact->file, key);
@@ -72,18 +84,21 @@ static syl_status check_version(syl_artifact *artifact, syl_diag *diag) {
     syl_loc loc = {&artifact->file.source, 8};
     const char *version = syl_safetensors_metadata(&artifact->file, "sylvester.version");
     if (!version) {
-        return syl_error(diag, SYL_ERR_artifact_format, loc,
-                         "this safetensors file is no Sylvester artifact: its metadata has no \"sylvester.version\"");
+        return syl_error(
+            diag, SYL_ERR_artifact_format, loc,
+            "this safetensors file is no Sylvester artifact: its metadata has no \"sylvester.version\"");
     }
     if (strcmp(version, SYL_ARTIFACT_VERSION) != 0) {
-        return syl_error(diag, SYL_ERR_artifact_version, loc, "artifact of format version \"%s\", this program reads \"%s\"",
-                         version, SYL_ARTIFACT_VERSION);
+        return syl_error(diag, SYL_ERR_artifact_version, loc,
+                         "artifact of format version \"%s\", this program reads \"%s\"", version,
+                         SYL_ARTIFACT_VERSION);
     }
     return SYL_OK;
 }
 
 static syl_source metadata_source(syl_artifact *artifact, const char *key, const char *text) {
-    return (syl_source){syl_arena_printf(&artifact->arena, "%s#%s", artifact->file.source.name, key), text, strlen(text)};
+    return (syl_source){syl_arena_printf(&artifact->arena, "%s#%s", artifact->file.source.name, key), text,
+                        strlen(text)};
 }
 
 static syl_status read_model_info(syl_artifact *artifact, syl_diag *diag) {
@@ -96,7 +111,8 @@ static syl_status read_model_info(syl_artifact *artifact, syl_diag *diag) {
     syl_status status = syl_json_known_keys(&json, json.root, keys, diag);
     if (status == SYL_OK) status = syl_json_string(&json, json.root, "name", diag, &name);
     if (status == SYL_OK) {
-        status = syl_json_int(&json, json.root, "context_length", 0, INT32_MAX, diag, &artifact->context_length);
+        status =
+            syl_json_int(&json, json.root, "context_length", 0, INT32_MAX, diag, &artifact->context_length);
     }
     if (status == SYL_OK) artifact->name = syl_arena_strdup(&artifact->arena, name);
     syl_json_free(&json);
@@ -113,7 +129,7 @@ static syl_status read_document(syl_artifact *artifact, const char *key, syl_dia
     return SYL_OK;
 }
 
-/* ---- tensors ------------------------------------------------------------------------------------------------------ */
+/* ---- tensors ---- */
 
 typedef struct tensor_check {
     syl_artifact *artifact;
@@ -138,36 +154,42 @@ static syl_status check_tensor(void *user, const syl_op *op) {
     int first;
     void **seen = syl_map_slot(&check->ops, name, strlen(name), &first);
     if (!first && syl_type_equal(&syl_result(*seen)->type, type)) return SYL_OK;
-    if (!first) return syl_error(check->diag, SYL_ERR_artifact_ir, op->loc, "\"%s\" is materialized under two types", name);
+    if (!first)
+        return syl_error(check->diag, SYL_ERR_artifact_ir, op->loc, "\"%s\" is materialized under two types",
+                         name);
     *seen = (void *)(uintptr_t)op;
     syl_stored stored;
     if (!syl_stored_of(type, &stored)) {
         syl_text text = {.arena = &artifact->arena};
         syl_type_print(type, &text);
-        return syl_error(check->diag, SYL_ERR_artifact_type, op->loc, "\"%s\" cannot be stored as %s", name, text.p);
+        return syl_error(check->diag, SYL_ERR_artifact_type, op->loc, "\"%s\" cannot be stored as %s", name,
+                         text.p);
     }
     for (int p = 0; p < stored.parts; p++) {
         const char *full = syl_arena_printf(&artifact->arena, "%s%s", name, stored.part[p].suffix);
         const syl_st_tensor *tensor = syl_safetensors_find(&artifact->file, full);
         if (!tensor) {
-            return syl_error(check->diag, SYL_ERR_artifact_tensor_missing, op->loc, "the file has no tensor \"%s\"", full);
+            return syl_error(check->diag, SYL_ERR_artifact_tensor_missing, op->loc,
+                             "the file has no tensor \"%s\"", full);
         }
         syl_loc loc = {&artifact->file.source, tensor->offset};
         if (tensor->dtype != stored.part[p].dtype) {
             return syl_error(check->diag, SYL_ERR_artifact_tensor_dtype, loc,
-                             "tensor \"%s\" has elements of type %s, the IR says %s", full, syl_st_dtype_name(tensor->dtype),
-                             syl_st_dtype_name(stored.part[p].dtype));
+                             "tensor \"%s\" has elements of type %s, the IR says %s", full,
+                             syl_st_dtype_name(tensor->dtype), syl_st_dtype_name(stored.part[p].dtype));
         }
         if (tensor->rank != stored.part[p].rank ||
             memcmp(tensor->shape, stored.part[p].shape, (size_t)tensor->rank * sizeof *tensor->shape) != 0) {
-            return syl_error(check->diag, SYL_ERR_artifact_tensor_shape, loc, "tensor \"%s\" has the shape %s, the IR says %s",
-                             full, shape_text(&artifact->arena, tensor->rank, tensor->shape),
+            return syl_error(check->diag, SYL_ERR_artifact_tensor_shape, loc,
+                             "tensor \"%s\" has the shape %s, the IR says %s", full,
+                             shape_text(&artifact->arena, tensor->rank, tensor->shape),
                              shape_text(&artifact->arena, stored.part[p].rank, stored.part[p].shape));
         }
         int new;
         *syl_map_slot(&check->wanted, full, strlen(full), &new) = (void *)(uintptr_t)op;
         if (!new) {
-            return syl_error(check->diag, SYL_ERR_artifact_ir, op->loc, "two materialized values share the tensor \"%s\"", full);
+            return syl_error(check->diag, SYL_ERR_artifact_ir, op->loc,
+                             "two materialized values share the tensor \"%s\"", full);
         }
     }
     return SYL_OK;
@@ -183,12 +205,14 @@ static syl_status check_tensors(syl_artifact *artifact, syl_diag *diag) {
         bool tokenizer = strcmp(tensor->name, SYL_ARTIFACT_TOKENIZER) == 0;
         bool wanted = syl_map_get_str(&check.wanted, tensor->name) != NULL;
         if (!tokenizer && !wanted) {
-            return syl_error(diag, SYL_ERR_artifact_tensor_extra, (syl_loc){&artifact->file.source, tensor->offset},
+            return syl_error(diag, SYL_ERR_artifact_tensor_extra,
+                             (syl_loc){&artifact->file.source, tensor->offset},
                              "the IR uses no tensor \"%s\"", tensor->name);
         }
         if (!tokenizer) continue;
         if (tensor->dtype != SYL_ST_U8 || tensor->rank != 1 || wanted) {
-            return syl_error(diag, SYL_ERR_artifact_tensor_dtype, (syl_loc){&artifact->file.source, tensor->offset},
+            return syl_error(diag, SYL_ERR_artifact_tensor_dtype,
+                             (syl_loc){&artifact->file.source, tensor->offset},
                              "the tokenizer must be a vector of U8");
         }
         artifact->tokenizer = syl_safetensors_data(&artifact->file, tensor);
@@ -197,13 +221,14 @@ static syl_status check_tensors(syl_artifact *artifact, syl_diag *diag) {
     return SYL_OK;
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------------------ */
+/* ---- opening ---- */
 
 static syl_status refuse_weights(const syl_block *block, syl_diag *diag) {
     for (const syl_op *op = block->first; op; op = op->next) {
         if (op->code == SYL_OP_weight) {
             return syl_error(diag, SYL_ERR_artifact_ir, op->loc,
-                             "weight \"%s\" is not materialized: an artifact refers to no other file", syl_attr_str(op, "name"));
+                             "weight \"%s\" is not materialized: an artifact refers to no other file",
+                             syl_attr_str(op, "name"));
         }
         if (op->body) SYL_TRY(refuse_weights(op->body, diag));
     }
@@ -222,9 +247,11 @@ static syl_status open_checked(syl_artifact *artifact, const char *path, syl_dia
     SYL_TRY(syl_module_parse(&artifact->ir, diag, &artifact->module));
     SYL_TRY(syl_module_verify(artifact->module, diag));
     if (!syl_module_func(artifact->module, "forward")) {
-        return syl_error(diag, SYL_ERR_artifact_ir, (syl_loc){&artifact->ir, 0}, "the module has no function @forward");
+        return syl_error(diag, SYL_ERR_artifact_ir, (syl_loc){&artifact->ir, 0},
+                         "the module has no function @forward");
     }
-    for (const syl_func *func = artifact->module->funcs; func; func = func->next) SYL_TRY(refuse_weights(func->body, diag));
+    for (const syl_func *func = artifact->module->funcs; func; func = func->next)
+        SYL_TRY(refuse_weights(func->body, diag));
     return check_tensors(artifact, diag);
 }
 

@@ -1,7 +1,8 @@
-/* The artifact: model.syl, a safetensors file with the model's final IR in its metadata and no code (docs/artifact.md).
+/* The artifact: model.syl, a safetensors file with the model's final IR in its metadata and no code
+ * (docs/artifact.md).
  *
- * Nothing in the file is believed: the IR is parsed and verified, and the presence, element type and shape of every tensor are
- * recomputed from it. What opens can be planned and run without further checks of sizes. */
+ * Nothing in the file is believed: the IR is parsed and verified, and the presence, element type and shape of
+ * every tensor are recomputed from it. What opens can be planned and run without further checks of sizes. */
 #ifndef SYL_RUNTIME_ARTIFACT_H
 #define SYL_RUNTIME_ARTIFACT_H
 
@@ -14,13 +15,13 @@
 typedef struct syl_artifact {
     syl_arena arena;
     syl_safetensors file;
-    syl_source ir;            /* the IR text that `module` was parsed from */
+    syl_source ir; /* the IR text that `module` was parsed from */
     syl_module *module;
-    const char *name;         /* of the model */
-    int64_t context_length;   /* 0: not a language model */
-    const char *recipe;       /* JSON */
-    const char *provenance;   /* JSON */
-    const char *tokenizer;    /* JSON, or NULL */
+    const char *name;       /* of the model */
+    int64_t context_length; /* 0: not a language model */
+    const char *recipe;     /* JSON */
+    const char *provenance; /* JSON */
+    const char *tokenizer;  /* JSON, or NULL */
     size_t tokenizer_size;
 } syl_artifact;
 
@@ -30,7 +31,8 @@ bool syl_artifact_probe(const char *path);
 SYL_NODISCARD syl_status syl_artifact_open(const char *path, syl_diag *diag, syl_artifact *out);
 void syl_artifact_close(syl_artifact *artifact); /* fine on a zeroed one */
 
-/* How a materialized value is stored: `parts` tensors (1; or 2 with the codes first and the scales under name.scale). */
+/* How a materialized value is stored: `parts` tensors (1; or 2 with the codes first and the scales under
+ * name.scale). */
 typedef struct syl_stored {
     int parts;
     struct {
@@ -44,8 +46,8 @@ typedef struct syl_stored {
 bool syl_stored_of(const syl_type *type, syl_stored *out);
 
 /* Calls fn for every `materialized` op of the module, in order. Stops at the first failure. */
-SYL_NODISCARD syl_status syl_artifact_each(const syl_module *module, syl_status (*fn)(void *user, const syl_op *op),
-                                           void *user);
+SYL_NODISCARD syl_status syl_artifact_each(const syl_module *module,
+                                           syl_status (*fn)(void *user, const syl_op *op), void *user);
 
 /* What the metadata says; texts are borrowed for the call. */
 typedef struct syl_artifact_info {
@@ -55,14 +57,16 @@ typedef struct syl_artifact_info {
     const char *tokenizer;           /* JSON, or NULL */
 } syl_artifact_info;
 
-/* Writing: begin declares every materialized tensor of the final module and writes the header and the tokenizer; then the
- * tensors' bytes are written in any order from any thread; commit makes the file appear, whole. */
+/* Writing: begin declares every materialized tensor of the final module and writes the header and the
+ * tokenizer; then the tensors' bytes are written in any order from any thread; commit makes the file appear,
+ * whole. */
 typedef struct syl_artifact_writer syl_artifact_writer;
-SYL_NODISCARD syl_status syl_artifact_begin(const char *path, const syl_module *module, const syl_artifact_info *info,
-                                            syl_diag *diag, syl_artifact_writer **out);
+SYL_NODISCARD syl_status syl_artifact_begin(const char *path, const syl_module *module,
+                                            const syl_artifact_info *info, syl_diag *diag,
+                                            syl_artifact_writer **out);
 /* Bytes of `part` of the materialized tensor `name`, from byte `offset` on. */
-SYL_NODISCARD syl_status syl_artifact_write(syl_artifact_writer *writer, const char *name, int part, size_t offset,
-                                            const void *data, size_t size);
+SYL_NODISCARD syl_status syl_artifact_write(syl_artifact_writer *writer, const char *name, int part,
+                                            size_t offset, const void *data, size_t size);
 SYL_NODISCARD syl_status syl_artifact_commit(syl_artifact_writer *writer); /* consumes */
 void syl_artifact_discard(syl_artifact_writer *writer);                    /* consumes; NULL is fine */
 

@@ -10,7 +10,7 @@ struct syl_artifact_writer {
     syl_arena arena;
     syl_diag *diag;
     syl_st_writer *file;
-    syl_map ids; /* tensor name -> 1 + id */
+    syl_map ids;       /* tensor name -> 1 + id */
     size_t size_class; /* tensors of which element size are being declared */
 };
 
@@ -29,7 +29,8 @@ static syl_status declare_tensor(void *user, const syl_op *op) {
     const char *name = syl_attr_str(op, "name");
     syl_stored stored;
     if (!syl_stored_of(&op->results[0].type, &stored)) {
-        return syl_error(writer->diag, SYL_ERR_artifact_type, op->loc, "\"%s\" has a type that cannot be stored", name);
+        return syl_error(writer->diag, SYL_ERR_artifact_type, op->loc,
+                         "\"%s\" has a type that cannot be stored", name);
     }
     for (int p = 0; p < stored.parts; p++) {
         if (syl_st_dtype_size(stored.part[p].dtype) != writer->size_class) continue;
@@ -39,7 +40,8 @@ static syl_status declare_tensor(void *user, const syl_op *op) {
     return SYL_OK;
 }
 
-static syl_status write_header(syl_artifact_writer *writer, const syl_module *module, const syl_artifact_info *info) {
+static syl_status write_header(syl_artifact_writer *writer, const syl_module *module,
+                               const syl_artifact_info *info) {
     syl_text ir = {.arena = &writer->arena}, model = {.arena = &writer->arena};
     syl_module_print(module, &ir);
     syl_text_printf(&model, "{\"name\": ");
@@ -63,11 +65,12 @@ static syl_status write_header(syl_artifact_writer *writer, const syl_module *mo
     return syl_artifact_write(writer, SYL_ARTIFACT_TOKENIZER, 0, 0, info->tokenizer, strlen(info->tokenizer));
 }
 
-syl_status syl_artifact_begin(const char *path, const syl_module *module, const syl_artifact_info *info, syl_diag *diag,
-                              syl_artifact_writer **out) {
+syl_status syl_artifact_begin(const char *path, const syl_module *module, const syl_artifact_info *info,
+                              syl_diag *diag, syl_artifact_writer **out) {
     *out = NULL;
     syl_artifact_writer *writer = calloc(1, sizeof *writer);
-    if (!writer) return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory to write \"%s\"", path);
+    if (!writer)
+        return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory to write \"%s\"", path);
     syl_arena_init(&writer->arena);
     syl_map_init(&writer->ids, &writer->arena);
     writer->diag = diag;
@@ -81,12 +84,13 @@ syl_status syl_artifact_begin(const char *path, const syl_module *module, const 
     return SYL_OK;
 }
 
-syl_status syl_artifact_write(syl_artifact_writer *writer, const char *name, int part, size_t offset, const void *data,
-                              size_t size) {
+syl_status syl_artifact_write(syl_artifact_writer *writer, const char *name, int part, size_t offset,
+                              const void *data, size_t size) {
     char full[512];
     int n = snprintf(full, sizeof full, "%s%s", name, part ? ".scale" : "");
     void *id = n < (int)sizeof full ? syl_map_get_str(&writer->ids, full) : NULL;
-    if (!id) return syl_error(writer->diag, SYL_ERR_internal, SYL_NOWHERE, "tensor \"%s\" was not declared", name);
+    if (!id)
+        return syl_error(writer->diag, SYL_ERR_internal, SYL_NOWHERE, "tensor \"%s\" was not declared", name);
     return syl_st_writer_write(writer->file, (int)((uintptr_t)id - 1), offset, data, size);
 }
 

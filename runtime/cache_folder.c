@@ -33,12 +33,14 @@ syl_status syl_cache_folder(syl_arena *arena, syl_diag *diag, const char **out) 
     }
     struct stat info;
     if (!make_folders(path) || stat(path, &info) != 0 || !S_ISDIR(info.st_mode)) {
-        return syl_error(diag, SYL_ERR_cache_folder, SYL_NOWHERE, "cannot make the folder \"%s\" for compiled kernels: %s", path,
+        return syl_error(diag, SYL_ERR_cache_folder, SYL_NOWHERE,
+                         "cannot make the folder \"%s\" for compiled kernels: %s", path,
                          strerror(errno ? errno : ENOTDIR));
     }
     if (info.st_uid != geteuid() || (info.st_mode & (S_IWGRP | S_IWOTH))) {
-        return syl_error(diag, SYL_ERR_cache_folder, SYL_NOWHERE,
-                         "the folder \"%s\" for compiled kernels belongs to another user or others may write to it", path);
+        return syl_error(
+            diag, SYL_ERR_cache_folder, SYL_NOWHERE,
+            "the folder \"%s\" for compiled kernels belongs to another user or others may write to it", path);
     }
     *out = path;
     return SYL_OK;

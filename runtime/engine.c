@@ -15,11 +15,14 @@ static double seconds_now(void) {
 
 enum { READ_SLACK = 64 }; /* kernels may read so many bytes behind a buffer's end */
 
-/* Bytes of a stored (unpacked) weight; artifact_open has checked the tensor's size, plan and IR agree on it. */
+/* Bytes of a stored (unpacked) weight; artifact_open has checked the tensor's size, plan and IR agree on it.
+ */
 static bool stored_size(const syl_plan_weight *weight, size_t *out) {
-    static const size_t sizes[] = {[KIR_F32] = 4, [KIR_F64] = 8, [KIR_BF16] = 2, [KIR_F16] = 2, [KIR_I8] = 1, [KIR_I32] = 4};
+    static const size_t sizes[] = {
+        [KIR_F32] = 4, [KIR_F64] = 8, [KIR_BF16] = 2, [KIR_F16] = 2, [KIR_I8] = 1, [KIR_I32] = 4};
     size_t cells;
-    return syl_size_mul((size_t)weight->rows, (size_t)weight->cols, &cells) && syl_size_mul(cells, sizes[weight->elem], out);
+    return syl_size_mul((size_t)weight->rows, (size_t)weight->cols, &cells) &&
+           syl_size_mul(cells, sizes[weight->elem], out);
 }
 
 typedef struct pack_job {
@@ -40,7 +43,8 @@ static syl_status prepare_weight(syl_engine *engine, size_t i, syl_pool *pool, s
     const syl_st_tensor *tensor = syl_safetensors_find(file, weight->name);
     size_t stored, size;
     if (!tensor || !stored_size(weight, &stored) || stored != tensor->size) {
-        return syl_error(diag, SYL_ERR_internal, SYL_NOWHERE, "the plan reads tensor \"%s\" otherwise than it is stored", weight->name);
+        return syl_error(diag, SYL_ERR_internal, SYL_NOWHERE,
+                         "the plan reads tensor \"%s\" otherwise than it is stored", weight->name);
     }
     const void *source = syl_safetensors_data(file, tensor);
     if (!weight->packed && tensor->offset + tensor->size + READ_SLACK <= file->mapping.size) {
@@ -50,11 +54,14 @@ static syl_status prepare_weight(syl_engine *engine, size_t i, syl_pool *pool, s
     if (!weight->packed) {
         size = stored;
     } else if (!syl_host_packed_size(weight, &size)) {
-        return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "tensor \"%s\" is too large to pack", weight->name);
+        return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "tensor \"%s\" is too large to pack",
+                         weight->name);
     }
     size_t padded;
     void *memory = syl_size_add(size, READ_SLACK, &padded) ? syl_alloc_aligned(padded) : NULL;
-    if (!memory) return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for tensor \"%s\" (%zu bytes)", weight->name, size);
+    if (!memory)
+        return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for tensor \"%s\" (%zu bytes)",
+                         weight->name, size);
     engine->weights[i] = engine->owned[i] = memory;
     memset((char *)memory + size, 0, READ_SLACK);
     if (!weight->packed) {
@@ -71,12 +78,14 @@ static syl_status prepare_weights(syl_engine *engine, syl_pool *pool, syl_diag *
     size_t n = engine->plan->weights.n;
     engine->weights = calloc(n ? n : 1, sizeof *engine->weights);
     engine->owned = calloc(n ? n : 1, sizeof *engine->owned);
-    if (!engine->weights || !engine->owned) return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for the list of weights");
+    if (!engine->weights || !engine->owned)
+        return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for the list of weights");
     for (size_t i = 0; i < n; i++) SYL_TRY(prepare_weight(engine, i, pool, diag));
     return SYL_OK;
 }
 
-static syl_status load(syl_engine *engine, const char *path, const syl_engine_options *options, syl_pool *pool, syl_diag *diag) {
+static syl_status load(syl_engine *engine, const char *path, const syl_engine_options *options,
+                       syl_pool *pool, syl_diag *diag) {
     syl_engine_stats *stats = &engine->stats;
     double start = seconds_now();
     SYL_TRY(syl_artifact_open(path, diag, &engine->artifact));
@@ -100,7 +109,8 @@ static syl_status load(syl_engine *engine, const char *path, const syl_engine_op
     return SYL_OK;
 }
 
-syl_status syl_engine_load(const char *path, const syl_engine_options *options, syl_pool *pool, syl_diag *diag, syl_engine **out) {
+syl_status syl_engine_load(const char *path, const syl_engine_options *options, syl_pool *pool,
+                           syl_diag *diag, syl_engine **out) {
     *out = NULL;
     syl_engine *engine = calloc(1, sizeof *engine);
     if (!engine) return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory to load \"%s\"", path);

@@ -1,5 +1,6 @@
-/* An engine: an artifact made ready to run on this machine: planned, its weights packed, its kernels compiled (or taken from
- * the object cache). It never changes after loading, so any number of contexts (exec.h) on any threads may share it. */
+/* An engine: an artifact made ready to run on this machine: planned, its weights packed, its kernels compiled
+ * (or taken from the object cache). It never changes after loading, so any number of contexts (exec.h) on any
+ * threads may share it. */
 #ifndef SYL_RUNTIME_ENGINE_H
 #define SYL_RUNTIME_ENGINE_H
 
@@ -7,21 +8,29 @@
 #include "codegen/host/host.h"
 #include "runtime/artifact.h"
 
-/* What an argument of @forward is for. Each serves one purpose; the verifier of the signature (signature.c) sees to it. */
-typedef enum syl_input_role { SYL_INPUT_IDS, SYL_INPUT_POS, SYL_INPUT_SEQ, SYL_INPUT_ROWS, SYL_INPUT_CACHE, SYL_INPUT_COUNT } syl_input_role;
+/* What an argument of @forward is for. Each serves one purpose; the verifier of the signature (signature.c)
+ * sees to it. */
+typedef enum syl_input_role {
+    SYL_INPUT_IDS,
+    SYL_INPUT_POS,
+    SYL_INPUT_SEQ,
+    SYL_INPUT_ROWS,
+    SYL_INPUT_CACHE,
+    SYL_INPUT_COUNT
+} syl_input_role;
 
 typedef struct syl_signature {
     int n_args;
     syl_input_role roles[SYL_INPUT_COUNT]; /* of argument i */
     bool has[SYL_INPUT_COUNT];
-    int64_t id_limit;                      /* ids are below it: rows of the smallest table they index */
-    int logits;                            /* which result is the matrix of logits */
-    int64_t vocab;                         /* its columns */
-    bool logits_by_rows;                   /* a row for each of `rows`; else for each token */
+    int64_t id_limit;    /* ids are below it: rows of the smallest table they index */
+    int logits;          /* which result is the matrix of logits */
+    int64_t vocab;       /* its columns */
+    bool logits_by_rows; /* a row for each of `rows`; else for each token */
 } syl_signature;
 
-/* Checks that @forward is the function of a language model (ids, pos, seq, rows, cache -> logits), and that every index is
- * used only where the executor's range checks make it safe. Error: exec-signature. */
+/* Checks that @forward is the function of a language model (ids, pos, seq, rows, cache -> logits), and that
+ * every index is used only where the executor's range checks make it safe. Error: exec-signature. */
 SYL_NODISCARD syl_status syl_signature_find(const syl_module *module, syl_diag *diag, syl_signature *out);
 
 typedef struct syl_engine_stats {
@@ -46,13 +55,13 @@ typedef struct syl_engine_options {
     const char *cache_dir; /* of compiled kernels; NULL: none */
 } syl_engine_options;
 
-SYL_NODISCARD syl_status syl_engine_load(const char *path, const syl_engine_options *options, syl_pool *pool, syl_diag *diag,
-                                         syl_engine **out);
+SYL_NODISCARD syl_status syl_engine_load(const char *path, const syl_engine_options *options, syl_pool *pool,
+                                         syl_diag *diag, syl_engine **out);
 void syl_engine_destroy(syl_engine *engine); /* NULL is fine; after its contexts */
 
-/* The folder for compiled kernels: $SYL_CACHE_DIR, else $XDG_CACHE_HOME/sylvester, else ~/.cache/sylvester; made (0700) if it
- * is missing. Refuses a folder of another owner or that others may write (error cache-folder). NULL in *out where
- * there is no home. */
+/* The folder for compiled kernels: $SYL_CACHE_DIR, else $XDG_CACHE_HOME/sylvester, else ~/.cache/sylvester;
+ * made (0700) if it is missing. Refuses a folder of another owner or that others may write (error
+ * cache-folder). NULL in *out where there is no home. */
 SYL_NODISCARD syl_status syl_cache_folder(syl_arena *arena, syl_diag *diag, const char **out);
 
 #endif

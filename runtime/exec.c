@@ -1,5 +1,5 @@
-/* Running a plan (exec.h): every input is checked before the first step, so the generated code, which checks nothing, stays inside its
- * buffers. */
+/* Running a plan (exec.h): every input is checked before the first step, so the generated code, which checks
+ * nothing, stays inside its buffers. */
 #include "runtime/exec.h"
 
 #include <stdlib.h>
@@ -8,11 +8,12 @@
 #include "base/size.h"
 
 enum {
-    READ_SLACK = 64,           /* kernels may read so many bytes behind a buffer's end */
+    READ_SLACK = 64, /* kernels may read so many bytes behind a buffer's end */
     MAX_ARGS = 64,
     DEFAULT_CONTEXT = 4096,
-    SMALL_WORK = 32 << 10,     /* scalar operations below which waking a worker costs more than it gives */
-    RANGES_PER_THREAD = 4,     /* ranges a thread takes of a parallel step: enough to even out, few enough to stream */
+    SMALL_WORK = 32 << 10, /* scalar operations below which waking a worker costs more than it gives */
+    RANGES_PER_THREAD =
+        4, /* ranges a thread takes of a parallel step: enough to even out, few enough to stream */
 };
 
 struct syl_context {
@@ -36,7 +37,7 @@ struct syl_context {
     int64_t *next;            /* [sequences] length of each sequence while a batch is checked */
 };
 
-/* ---- creation ----------------------------------------------------------------------------------------------------- */
+/* ---- creation ---- */
 
 static syl_status no_memory(syl_diag *diag, const char *what) {
     return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for %s", what);
@@ -45,8 +46,12 @@ static syl_status no_memory(syl_diag *diag, const char *what) {
 static syl_status make_cache(syl_context *context, syl_diag *diag) {
     const syl_plan *plan = context->engine->plan;
     if (!context->engine->signature.has[SYL_INPUT_CACHE]) return SYL_OK;
-    syl_kv_shape shape = {.layers = plan->cache_layers, .heads = plan->cache_heads, .head_dim = plan->cache_dim,
-                          .elem = plan->cache_elem, .sequences = context->sequences, .context = context->limit};
+    syl_kv_shape shape = {.layers = plan->cache_layers,
+                          .heads = plan->cache_heads,
+                          .head_dim = plan->cache_dim,
+                          .elem = plan->cache_elem,
+                          .sequences = context->sequences,
+                          .context = context->limit};
     return syl_kv_create(&shape, diag, &context->kv);
 }
 
@@ -55,15 +60,18 @@ static syl_status make_scratch(syl_context *context, syl_diag *diag) {
     size_t largest = 64, total;
     for (size_t i = 0; i < plan->kernels.n; i++) {
         if (plan->kernels.p[i]->buffers.n > MAX_ARGS) {
-            return syl_error(diag, SYL_ERR_exec_signature, SYL_NOWHERE, "kernel %s has %zu buffers, at most %d are supported",
-                             plan->kernels.p[i]->name, plan->kernels.p[i]->buffers.n, MAX_ARGS);
+            return syl_error(diag, SYL_ERR_exec_signature, SYL_NOWHERE,
+                             "kernel %s has %zu buffers, at most %d are supported", plan->kernels.p[i]->name,
+                             plan->kernels.p[i]->buffers.n, MAX_ARGS);
         }
         size_t size = (size_t)kir_scratch(plan->kernels.p[i]);
         if (size > largest) largest = size;
     }
     /* a page apart, so that threads don't share cache lines or prefetched neighbours */
-    if (!syl_size_align(largest, 4096, &largest) || !syl_size_mul(largest, (size_t)syl_pool_threads(context->pool), &total)) {
-        return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "the kernels need too much scratch memory");
+    if (!syl_size_align(largest, 4096, &largest) ||
+        !syl_size_mul(largest, (size_t)syl_pool_threads(context->pool), &total)) {
+        return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE,
+                         "the kernels need too much scratch memory");
     }
     context->scratch_stride = largest;
     context->scratch = syl_alloc_aligned(total);
@@ -76,7 +84,8 @@ static syl_status create(syl_context *context, const syl_context_options *option
     int64_t trained = engine->artifact.context_length;
     context->limit = options->context > 0 ? options->context : trained > 0 ? trained : DEFAULT_CONTEXT;
     if (trained > 0 && context->limit > trained) {
-        return syl_error(diag, SYL_ERR_kv_context, SYL_NOWHERE, "a context of %lld positions is asked for, the model was trained for %lld",
+        return syl_error(diag, SYL_ERR_kv_context, SYL_NOWHERE,
+                         "a context of %lld positions is asked for, the model was trained for %lld",
                          (long long)context->limit, (long long)trained);
     }
     context->next = calloc((size_t)context->sequences, sizeof *context->next);
@@ -87,8 +96,8 @@ static syl_status create(syl_context *context, const syl_context_options *option
     return make_scratch(context, diag);
 }
 
-syl_status syl_context_create(const syl_engine *engine, syl_pool *pool, const syl_context_options *options, syl_diag *diag,
-                              syl_context **out) {
+syl_status syl_context_create(const syl_engine *engine, syl_pool *pool, const syl_context_options *options,
+                              syl_diag *diag, syl_context **out) {
     *out = NULL;
     syl_context *context = calloc(1, sizeof *context);
     if (!context) return no_memory(diag, "a context");
@@ -123,7 +132,7 @@ void syl_context_destroy(syl_context *context) {
     free(context);
 }
 
-/* ---- buffers ------------------------------------------------------------------------------------------------------ */
+/* ---- buffers ---- */
 
 /* Rows that a row symbol of the plan stands for. */
 static int64_t rows_of(const syl_plan *plan, syl_rows rows, int64_t n_tokens, int64_t n_rows) {
@@ -133,8 +142,8 @@ static int64_t rows_of(const syl_plan *plan, syl_rows rows, int64_t n_tokens, in
 static bool add_region(size_t *total, int64_t rows, int64_t row_bytes, size_t *offset) {
     size_t bytes;
     *offset = *total;
-    return syl_size_mul((size_t)rows, (size_t)row_bytes, &bytes) && syl_size_add(bytes, *total + READ_SLACK, total) &&
-           syl_size_align(*total, 64, total);
+    return syl_size_mul((size_t)rows, (size_t)row_bytes, &bytes) &&
+           syl_size_add(bytes, *total + READ_SLACK, total) && syl_size_align(*total, 64, total);
 }
 
 static syl_status allocate(syl_context *context, int64_t tokens, int64_t rows, syl_diag *diag) {
@@ -143,12 +152,15 @@ static syl_status allocate(syl_context *context, int64_t tokens, int64_t rows, s
     size_t total = 0, logits = 0, offset;
     for (size_t i = 0; i < plan->slots.n; i++) {
         const syl_plan_slot *slot = &plan->slots.p[i];
-        if (!add_region(&total, rows_of(plan, slot->rows, tokens, rows), slot->row_bytes, &context->slot_offset[i])) {
-            return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "activations of %lld tokens are too large", (long long)tokens);
+        if (!add_region(&total, rows_of(plan, slot->rows, tokens, rows), slot->row_bytes,
+                        &context->slot_offset[i])) {
+            return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE,
+                             "activations of %lld tokens are too large", (long long)tokens);
         }
     }
     if (!add_region(&logits, signature->logits_by_rows ? rows : tokens, 4 * signature->vocab, &offset)) {
-        return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "logits of %lld rows are too large", (long long)rows);
+        return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "logits of %lld rows are too large",
+                         (long long)rows);
     }
     context->arena = syl_alloc_aligned(total);
     context->arena_size = total;
@@ -177,28 +189,32 @@ static syl_status grow_buffers(syl_context *context, int64_t tokens, int64_t row
     return SYL_OK;
 }
 
-/* ---- inputs ------------------------------------------------------------------------------------------------------- */
+/* ---- inputs ---- */
 
 static syl_status out_of_range(syl_diag *diag, const char *what, int64_t i, int32_t value, int64_t limit) {
-    return syl_error(diag, SYL_ERR_exec_range, SYL_NOWHERE, "%s %lld is %d, expected 0..%lld", what, (long long)i, value,
-                     (long long)limit - 1);
+    return syl_error(diag, SYL_ERR_exec_range, SYL_NOWHERE, "%s %lld is %d, expected 0..%lld", what,
+                     (long long)i, value, (long long)limit - 1);
 }
 
 /* Checks the batch and fills the input buffers; the new length of each sequence goes to context->next. */
 static syl_status fill_inputs(syl_context *context, const syl_batch *batch, syl_diag *diag) {
     const syl_signature *signature = &context->engine->signature;
     int32_t **in = context->inputs;
-    for (int s = 0; s < context->sequences; s++) context->next[s] = context->kv ? syl_kv_length(context->kv, s) : 0;
+    for (int s = 0; s < context->sequences; s++)
+        context->next[s] = context->kv ? syl_kv_length(context->kv, s) : 0;
     for (int64_t t = 0; t < batch->n_tokens; t++) {
         int32_t id = batch->ids[t], seq = batch->seq ? batch->seq[t] : 0;
-        if (id < 0 || id >= signature->id_limit) return out_of_range(diag, "token", t, id, signature->id_limit);
+        if (id < 0 || id >= signature->id_limit)
+            return out_of_range(diag, "token", t, id, signature->id_limit);
         if (seq < 0 || seq >= context->sequences) {
-            return syl_error(diag, SYL_ERR_kv_sequence, SYL_NOWHERE, "token %lld is of sequence %d, expected 0..%d", (long long)t, seq,
+            return syl_error(diag, SYL_ERR_kv_sequence, SYL_NOWHERE,
+                             "token %lld is of sequence %d, expected 0..%d", (long long)t, seq,
                              context->sequences - 1);
         }
         if (context->next[seq] >= context->limit) {
-            return syl_error(diag, SYL_ERR_kv_context, SYL_NOWHERE, "sequence %d would have more than the %lld positions of the context",
-                             seq, (long long)context->limit);
+            return syl_error(diag, SYL_ERR_kv_context, SYL_NOWHERE,
+                             "sequence %d would have more than the %lld positions of the context", seq,
+                             (long long)context->limit);
         }
         in[SYL_INPUT_IDS][t] = id;
         in[SYL_INPUT_SEQ][t] = seq;
@@ -225,17 +241,26 @@ static syl_status extend_cache(syl_context *context, syl_diag *diag) {
     return SYL_OK;
 }
 
-/* ---- steps -------------------------------------------------------------------------------------------------------- */
+/* ---- steps ---- */
 
 static void *argument(const syl_context *context, const syl_plan_arg *arg) {
     const syl_engine *engine = context->engine;
     unsigned char *base = NULL;
     switch (arg->kind) {
-    case SYL_ARG_SLOT: base = context->arena + context->slot_offset[arg->index]; break;
-    case SYL_ARG_INPUT: base = (void *)context->inputs[engine->signature.roles[arg->index]]; break;
-    case SYL_ARG_OUTPUT: base = (void *)context->logits; break;
-    case SYL_ARG_WEIGHT: base = (void *)(uintptr_t)engine->weights[arg->index]; break;
-    case SYL_ARG_CACHE: return (void *)(uintptr_t)syl_kv_view_of(context->kv, arg->index);
+    case SYL_ARG_SLOT:
+        base = context->arena + context->slot_offset[arg->index];
+        break;
+    case SYL_ARG_INPUT:
+        base = (void *)context->inputs[engine->signature.roles[arg->index]];
+        break;
+    case SYL_ARG_OUTPUT:
+        base = (void *)context->logits;
+        break;
+    case SYL_ARG_WEIGHT:
+        base = (void *)(uintptr_t)engine->weights[arg->index];
+        break;
+    case SYL_ARG_CACHE:
+        return (void *)(uintptr_t)syl_kv_view_of(context->kv, arg->index);
     }
     return base + arg->offset;
 }
@@ -253,12 +278,16 @@ static void run_tasks(void *user, int64_t begin, int64_t end, int thread) {
     job->function(job->args, job->rows, begin, end, scratch);
 }
 
-/* A rough number of scalar operations, to tell steps that are worth a second thread from those that aren't. */
+/* A rough number of scalar operations, to tell steps that are worth a second thread from those that aren't.
+ */
 static double work_of(const syl_context *context, const kir_kernel *kernel, int64_t rows) {
     switch (kernel->kind) {
-    case KIR_GEMM: return (double)rows * (double)kernel->gemm.n * (double)kernel->gemm.k;
-    case KIR_ROWS: return (double)rows * (double)kernel->cols * (double)kernel->body.n;
-    case KIR_ATTENTION: break;
+    case KIR_GEMM:
+        return (double)rows * (double)kernel->gemm.n * (double)kernel->gemm.k;
+    case KIR_ROWS:
+        return (double)rows * (double)kernel->cols * (double)kernel->body.n;
+    case KIR_ATTENTION:
+        break;
     }
     double positions = 0;
     for (int64_t t = 0; t < rows; t++) positions += context->inputs[SYL_INPUT_POS][t] + 1;
@@ -268,7 +297,8 @@ static double work_of(const syl_context *context, const kir_kernel *kernel, int6
 static void run_step(syl_context *context, const syl_plan_step *step) {
     const syl_engine *engine = context->engine;
     const kir_kernel *kernel = engine->plan->kernels.p[step->kernel];
-    step_job job = {.context = context, .function = syl_host_function(engine->code, step->kernel),
+    step_job job = {.context = context,
+                    .function = syl_host_function(engine->code, step->kernel),
                     .rows = rows_of(engine->plan, step->rows, context->n_tokens, context->n_rows)};
     if (job.rows == 0) return;
     for (int i = 0; i < step->n_args; i++) job.args[i] = argument(context, &step->args[i]);
@@ -280,9 +310,10 @@ static void run_step(syl_context *context, const syl_plan_step *step) {
 }
 
 syl_status syl_context_run(syl_context *context, const syl_batch *batch, syl_diag *diag) {
-    if (batch->n_tokens < 1 || batch->n_tokens > INT32_MAX || batch->n_rows < 0 || batch->n_rows > INT32_MAX) {
-        return syl_error(diag, SYL_ERR_exec_range, SYL_NOWHERE, "a batch of %lld tokens and %lld rows", (long long)batch->n_tokens,
-                         (long long)batch->n_rows);
+    if (batch->n_tokens < 1 || batch->n_tokens > INT32_MAX || batch->n_rows < 0 ||
+        batch->n_rows > INT32_MAX) {
+        return syl_error(diag, SYL_ERR_exec_range, SYL_NOWHERE, "a batch of %lld tokens and %lld rows",
+                         (long long)batch->n_tokens, (long long)batch->n_rows);
     }
     SYL_TRY(grow_buffers(context, batch->n_tokens, batch->n_rows, diag));
     SYL_TRY(fill_inputs(context, batch, diag));
@@ -294,7 +325,7 @@ syl_status syl_context_run(syl_context *context, const syl_batch *batch, syl_dia
     return SYL_OK;
 }
 
-/* ---- access ------------------------------------------------------------------------------------------------------- */
+/* ---- access ---- */
 
 const float *syl_context_logits(const syl_context *context, int64_t row) {
     const syl_signature *signature = &context->engine->signature;
@@ -302,9 +333,13 @@ const float *syl_context_logits(const syl_context *context, int64_t row) {
     return context->logits + row * signature->vocab;
 }
 
-int64_t syl_context_vocab(const syl_context *context) { return context->engine->signature.vocab; }
+int64_t syl_context_vocab(const syl_context *context) {
+    return context->engine->signature.vocab;
+}
 
-int64_t syl_context_limit(const syl_context *context) { return context->limit; }
+int64_t syl_context_limit(const syl_context *context) {
+    return context->limit;
+}
 
 int64_t syl_context_length(const syl_context *context, int sequence) {
     return context->kv ? syl_kv_length(context->kv, sequence) : 0;

@@ -9,22 +9,25 @@
 struct syl_kv {
     syl_kv_shape shape;
     size_t elem_size, page_size;
-    int64_t stride;    /* pages a sequence may have: width of the table */
-    void **pages;      /* page number -> memory */
+    int64_t stride; /* pages a sequence may have: width of the table */
+    void **pages;   /* page number -> memory */
     int32_t n_pages, cap_pages;
     int32_t *free_pages;
-    int32_t n_free;    /* capacity: cap_pages */
-    int32_t *table;    /* [sequences][stride] */
-    int64_t *lengths;  /* [sequences] */
+    int32_t n_free;     /* capacity: cap_pages */
+    int32_t *table;     /* [sequences][stride] */
+    int64_t *lengths;   /* [sequences] */
     syl_kv_view *views; /* [layers] */
 };
 
-static size_t elem_size(kir_type elem) { return elem == KIR_F32 ? 4 : 2; }
+static size_t elem_size(kir_type elem) {
+    return elem == KIR_F32 ? 4 : 2;
+}
 
 syl_status syl_kv_create(const syl_kv_shape *shape, syl_diag *diag, syl_kv **out) {
     *out = NULL;
     size_t page = elem_size(shape->elem), cells;
-    if (!syl_size_mul(page, (size_t)shape->layers, &page) || !syl_size_mul(page, (size_t)shape->heads, &page) ||
+    if (!syl_size_mul(page, (size_t)shape->layers, &page) ||
+        !syl_size_mul(page, (size_t)shape->heads, &page) ||
         !syl_size_mul(page, (size_t)shape->head_dim, &page) || !syl_size_mul(page, 2 * SYL_KV_PAGE, &page)) {
         return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "the KV cache's page size overflows");
     }
@@ -36,7 +39,8 @@ syl_status syl_kv_create(const syl_kv_shape *shape, syl_diag *diag, syl_kv **out
     }
     syl_kv *kv = calloc(1, sizeof *kv);
     if (kv) {
-        *kv = (syl_kv){.shape = *shape, .elem_size = elem_size(shape->elem), .page_size = page, .stride = stride};
+        *kv = (syl_kv){
+            .shape = *shape, .elem_size = elem_size(shape->elem), .page_size = page, .stride = stride};
         kv->table = calloc(cells ? cells : 1, sizeof *kv->table);
         kv->lengths = calloc((size_t)shape->sequences, sizeof *kv->lengths);
         kv->views = calloc((size_t)shape->layers, sizeof *kv->views);
@@ -45,9 +49,11 @@ syl_status syl_kv_create(const syl_kv_shape *shape, syl_diag *diag, syl_kv **out
         syl_kv_destroy(kv);
         return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for the KV cache's page table");
     }
-    int64_t layer_size = (int64_t)shape->heads * shape->head_dim * SYL_KV_PAGE * 2; /* fits: the page size does */
+    int64_t layer_size =
+        (int64_t)shape->heads * shape->head_dim * SYL_KV_PAGE * 2; /* fits: the page size does */
     for (int i = 0; i < shape->layers; i++) {
-        kv->views[i] = (syl_kv_view){.table = kv->table, .table_stride = stride, .layer_offset = i * layer_size};
+        kv->views[i] =
+            (syl_kv_view){.table = kv->table, .table_stride = stride, .layer_offset = i * layer_size};
     }
     *out = kv;
     return SYL_OK;
@@ -64,11 +70,17 @@ void syl_kv_destroy(syl_kv *kv) {
     free(kv);
 }
 
-int64_t syl_kv_length(const syl_kv *kv, int sequence) { return kv->lengths[sequence]; }
+int64_t syl_kv_length(const syl_kv *kv, int sequence) {
+    return kv->lengths[sequence];
+}
 
-const syl_kv_view *syl_kv_view_of(const syl_kv *kv, int layer) { return &kv->views[layer]; }
+const syl_kv_view *syl_kv_view_of(const syl_kv *kv, int layer) {
+    return &kv->views[layer];
+}
 
-size_t syl_kv_bytes(const syl_kv *kv) { return kv->page_size * (size_t)kv->n_pages; }
+size_t syl_kv_bytes(const syl_kv *kv) {
+    return kv->page_size * (size_t)kv->n_pages;
+}
 
 static bool grow_lists(syl_kv *kv) {
     if (kv->n_pages < kv->cap_pages) return true;
@@ -105,8 +117,8 @@ syl_status syl_kv_extend(syl_kv *kv, int sequence, int64_t length, syl_diag *dia
     }
     if (length > kv->shape.context) {
         return syl_error(diag, SYL_ERR_kv_context, SYL_NOWHERE,
-                         "sequence %d would have %lld positions, the context has %lld", sequence, (long long)length,
-                         (long long)kv->shape.context);
+                         "sequence %d would have %lld positions, the context has %lld", sequence,
+                         (long long)length, (long long)kv->shape.context);
     }
     int32_t *row = kv->table + kv->stride * sequence;
     int64_t have = syl_ceil_div(kv->lengths[sequence], SYL_KV_PAGE), want = syl_ceil_div(length, SYL_KV_PAGE);
@@ -115,7 +127,8 @@ syl_status syl_kv_extend(syl_kv *kv, int sequence, int64_t length, syl_diag *dia
         if (page < 0) {
             while (p-- > have) kv->free_pages[kv->n_free++] = row[p];
             return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE,
-                             "no memory for the KV cache at position %lld of sequence %d", (long long)length, sequence);
+                             "no memory for the KV cache at position %lld of sequence %d", (long long)length,
+                             sequence);
         }
         row[p] = page;
     }

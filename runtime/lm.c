@@ -10,7 +10,8 @@ static double seconds_now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-syl_status syl_lm_create(const syl_engine *engine, syl_pool *pool, const syl_context_options *options, syl_diag *diag, syl_lm *out) {
+syl_status syl_lm_create(const syl_engine *engine, syl_pool *pool, const syl_context_options *options,
+                         syl_diag *diag, syl_lm *out) {
     *out = (syl_lm){.engine = engine, .pool = pool};
     const syl_artifact *artifact = &engine->artifact;
     syl_status status = syl_context_create(engine, pool, options, diag, &out->context);
@@ -18,8 +19,10 @@ syl_status syl_lm_create(const syl_engine *engine, syl_pool *pool, const syl_con
         syl_source source = {SYL_ARTIFACT_TOKENIZER, artifact->tokenizer, artifact->tokenizer_size};
         status = syl_tokenizer_create(&source, diag, &out->tokenizer);
     }
-    if (status == SYL_OK && out->tokenizer && syl_tokenizer_size(out->tokenizer) > engine->signature.id_limit) {
-        status = syl_error(diag, SYL_ERR_lm_vocabulary, SYL_NOWHERE, "the tokenizer has %d tokens, the model's table %lld rows",
+    if (status == SYL_OK && out->tokenizer &&
+        syl_tokenizer_size(out->tokenizer) > engine->signature.id_limit) {
+        status = syl_error(diag, SYL_ERR_lm_vocabulary, SYL_NOWHERE,
+                           "the tokenizer has %d tokens, the model's table %lld rows",
                            syl_tokenizer_size(out->tokenizer), (long long)engine->signature.id_limit);
     }
     if (status != SYL_OK) syl_lm_destroy(out);
@@ -32,28 +35,33 @@ void syl_lm_destroy(syl_lm *lm) {
     *lm = (syl_lm){0};
 }
 
-syl_status syl_lm_prefill(syl_lm *lm, int sequence, const int32_t *ids, int64_t n, syl_diag *diag, const float **logits) {
+syl_status syl_lm_prefill(syl_lm *lm, int sequence, const int32_t *ids, int64_t n, syl_diag *diag,
+                          const float **logits) {
     int32_t sequences[SYL_PREFILL_CHUNK];
     for (int i = 0; i < SYL_PREFILL_CHUNK; i++) sequences[i] = sequence;
     for (int64_t done = 0; done < n; done += SYL_PREFILL_CHUNK) {
         int64_t count = n - done < SYL_PREFILL_CHUNK ? n - done : SYL_PREFILL_CHUNK;
         int32_t last = (int32_t)count - 1;
-        syl_batch batch = {.n_tokens = count, .ids = ids + done, .seq = sequences, .n_rows = done + count == n, .rows = &last};
+        syl_batch batch = {.n_tokens = count,
+                           .ids = ids + done,
+                           .seq = sequences,
+                           .n_rows = done + count == n,
+                           .rows = &last};
         SYL_TRY(syl_context_run(lm->context, &batch, diag));
     }
     *logits = syl_context_logits(lm->context, 0);
     return SYL_OK;
 }
 
-/* ---- generation --------------------------------------------------------------------------------------------------- */
+/* ---- generation ---- */
 
 const char *syl_stop_name(syl_stop stop) {
     static const char *const names[] = {"end-token", "length", "context", "caller"};
     return names[stop];
 }
 
-static syl_status decode(syl_lm *lm, syl_sampler *sampler, const syl_generate_options *options, const float *logits, double start,
-                         syl_diag *diag, syl_generation *out) {
+static syl_status decode(syl_lm *lm, syl_sampler *sampler, const syl_generate_options *options,
+                         const float *logits, double start, syl_diag *diag, syl_generation *out) {
     double first = 0;
     out->stop = SYL_STOP_LENGTH;
     while (out->new_tokens < options->max_tokens) {
@@ -83,8 +91,8 @@ static syl_status decode(syl_lm *lm, syl_sampler *sampler, const syl_generate_op
     return SYL_OK;
 }
 
-syl_status syl_lm_generate(syl_lm *lm, const int32_t *prompt, int64_t n, const syl_generate_options *options, syl_diag *diag,
-                           syl_generation *out) {
+syl_status syl_lm_generate(syl_lm *lm, const int32_t *prompt, int64_t n, const syl_generate_options *options,
+                           syl_diag *diag, syl_generation *out) {
     *out = (syl_generation){.prompt_tokens = n};
     if (n < 1) return syl_error(diag, SYL_ERR_lm_text, SYL_NOWHERE, "the prompt has no tokens");
     syl_sampler *sampler;

@@ -1,5 +1,5 @@
-/* A language model in use: an engine's context with the model's tokenizer, and what is done with them: reading a prompt, generating,
- * measuring perplexity. Used by one thread at a time. */
+/* A language model in use: an engine's context with the model's tokenizer, and what is done with them:
+ * reading a prompt, generating, measuring perplexity. Used by one thread at a time. */
 #ifndef SYL_RUNTIME_LM_H
 #define SYL_RUNTIME_LM_H
 
@@ -16,14 +16,16 @@ typedef struct syl_lm {
     syl_tokenizer *tokenizer; /* NULL: the artifact has none */
 } syl_lm;
 
-SYL_NODISCARD syl_status syl_lm_create(const syl_engine *engine, syl_pool *pool, const syl_context_options *options, syl_diag *diag,
-                                       syl_lm *out);
+SYL_NODISCARD syl_status syl_lm_create(const syl_engine *engine, syl_pool *pool,
+                                       const syl_context_options *options, syl_diag *diag, syl_lm *out);
 void syl_lm_destroy(syl_lm *lm); /* fine on a zeroed one */
 
-/* Appends tokens to a sequence; *logits gets those behind the last token ([vocab], valid until the next call). n >= 1. */
-SYL_NODISCARD syl_status syl_lm_prefill(syl_lm *lm, int sequence, const int32_t *ids, int64_t n, syl_diag *diag, const float **logits);
+/* Appends tokens to a sequence; *logits gets those behind the last token ([vocab], valid until the next
+ * call). n >= 1. */
+SYL_NODISCARD syl_status syl_lm_prefill(syl_lm *lm, int sequence, const int32_t *ids, int64_t n,
+                                        syl_diag *diag, const float **logits);
 
-/* ---- generation --------------------------------------------------------------------------------------------------- */
+/* ---- generation ---- */
 
 typedef struct syl_generate_options {
     int64_t max_tokens;
@@ -39,16 +41,17 @@ const char *syl_stop_name(syl_stop stop); /* "end-token", "length", "context", "
 typedef struct syl_generation {
     int64_t prompt_tokens, new_tokens; /* the end token counts as none */
     syl_stop stop;
-    double prefill_s; /* reading the prompt */
+    double prefill_s;     /* reading the prompt */
     double first_token_s; /* prefill_s and drawing the first token */
-    double decode_s;  /* all tokens behind the first */
+    double decode_s;      /* all tokens behind the first */
 } syl_generation;
 
 /* Sequence 0 is emptied, reads the prompt and goes on from it. */
-SYL_NODISCARD syl_status syl_lm_generate(syl_lm *lm, const int32_t *prompt, int64_t n, const syl_generate_options *options,
-                                         syl_diag *diag, syl_generation *out);
+SYL_NODISCARD syl_status syl_lm_generate(syl_lm *lm, const int32_t *prompt, int64_t n,
+                                         const syl_generate_options *options, syl_diag *diag,
+                                         syl_generation *out);
 
-/* ---- perplexity --------------------------------------------------------------------------------------------------- */
+/* ---- perplexity ---- */
 
 enum { SYL_PPL_SKIPPED = 4 }; /* positions at the start of a window that are not scored */
 
@@ -65,14 +68,16 @@ typedef struct syl_perplexity {
     int64_t windows, tokens; /* scored */
     double nll, ppl;         /* mean negative log-likelihood in nats, and its exponential */
     double against_nll, against_ppl;
-    double kl;               /* mean of KL(against || this) in nats */
-    double same_top;         /* share of positions where both hold the same token likeliest */
+    double kl;       /* mean of KL(against || this) in nats */
+    double same_top; /* share of positions where both hold the same token likeliest */
     double seconds;
 } syl_perplexity;
 
-/* Cuts the tokens into consecutive windows (what is left over is dropped), runs each from an empty cache (sequence 0), and scores
- * tokens SYL_PPL_SKIPPED.. of each window by the logits in front of them. All sums are float64 in order of position. */
-SYL_NODISCARD syl_status syl_lm_perplexity(syl_lm *lm, const int32_t *ids, int64_t n, const syl_perplexity_options *options,
-                                           syl_diag *diag, syl_perplexity *out);
+/* Cuts the tokens into consecutive windows (what is left over is dropped), runs each from an empty cache
+ * (sequence 0), and scores tokens SYL_PPL_SKIPPED.. of each window by the logits in front of them. All sums
+ * are float64 in order of position. */
+SYL_NODISCARD syl_status syl_lm_perplexity(syl_lm *lm, const int32_t *ids, int64_t n,
+                                           const syl_perplexity_options *options, syl_diag *diag,
+                                           syl_perplexity *out);
 
 #endif

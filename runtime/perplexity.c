@@ -1,5 +1,5 @@
-/* Perplexity and divergence over a text (lm.h). Logits are made CHUNK tokens at a time and scored in parallel by row; sums run in
- * order of position, so the number of threads changes no bit. */
+/* Perplexity and divergence over a text (lm.h). Logits are made CHUNK tokens at a time and scored in parallel
+ * by row; sums run in order of position, so the number of threads changes no bit. */
 #include <math.h>
 #include <time.h>
 
@@ -34,8 +34,8 @@ static void score_rows(void *user, int64_t begin, int64_t end, int thread) {
 }
 
 /* Runs tokens [begin, begin + count) of a window and scores the tokens behind them. */
-static syl_status score_chunk(const int32_t *window, int64_t begin, int64_t count, int64_t size, score_job *job, syl_diag *diag,
-                              row_score *sum) {
+static syl_status score_chunk(const int32_t *window, int64_t begin, int64_t count, int64_t size,
+                              score_job *job, syl_diag *diag, row_score *sum) {
     int32_t rows[CHUNK];
     int64_t first = begin < SYL_PPL_SKIPPED - 1 ? SYL_PPL_SKIPPED - 1 - begin : 0;
     int64_t last = begin + count < size ? count : size - 1 - begin, n = last > first ? last - first : 0;
@@ -54,30 +54,34 @@ static syl_status score_chunk(const int32_t *window, int64_t begin, int64_t coun
     return SYL_OK;
 }
 
-static syl_status check_input(syl_lm *lm, const int32_t *ids, int64_t n, const syl_perplexity_options *options, syl_diag *diag) {
+static syl_status check_input(syl_lm *lm, const int32_t *ids, int64_t n,
+                              const syl_perplexity_options *options, syl_diag *diag) {
     int64_t vocab = syl_context_vocab(lm->context);
     if (options->window <= SYL_PPL_SKIPPED) {
-        return syl_error(diag, SYL_ERR_lm_text, SYL_NOWHERE, "a window of %lld tokens leaves nothing to score", (long long)options->window);
+        return syl_error(diag, SYL_ERR_lm_text, SYL_NOWHERE,
+                         "a window of %lld tokens leaves nothing to score", (long long)options->window);
     }
     if (n < options->window) {
-        return syl_error(diag, SYL_ERR_lm_text, SYL_NOWHERE, "the text has %lld tokens, a window takes %lld", (long long)n,
-                         (long long)options->window);
+        return syl_error(diag, SYL_ERR_lm_text, SYL_NOWHERE, "the text has %lld tokens, a window takes %lld",
+                         (long long)n, (long long)options->window);
     }
     if (options->against && syl_context_vocab(options->against->context) != vocab) {
-        return syl_error(diag, SYL_ERR_lm_compare, SYL_NOWHERE, "the models have vocabularies of %lld and %lld tokens", (long long)vocab,
+        return syl_error(diag, SYL_ERR_lm_compare, SYL_NOWHERE,
+                         "the models have vocabularies of %lld and %lld tokens", (long long)vocab,
                          (long long)syl_context_vocab(options->against->context));
     }
     for (int64_t i = 0; i < n; i++) {
         if (ids[i] < 0 || ids[i] >= vocab) {
-            return syl_error(diag, SYL_ERR_exec_range, SYL_NOWHERE, "token %lld is %d, the vocabulary has %lld", (long long)i, ids[i],
+            return syl_error(diag, SYL_ERR_exec_range, SYL_NOWHERE,
+                             "token %lld is %d, the vocabulary has %lld", (long long)i, ids[i],
                              (long long)vocab);
         }
     }
     return SYL_OK;
 }
 
-syl_status syl_lm_perplexity(syl_lm *lm, const int32_t *ids, int64_t n, const syl_perplexity_options *options, syl_diag *diag,
-                             syl_perplexity *out) {
+syl_status syl_lm_perplexity(syl_lm *lm, const int32_t *ids, int64_t n, const syl_perplexity_options *options,
+                             syl_diag *diag, syl_perplexity *out) {
     *out = (syl_perplexity){0};
     SYL_TRY(check_input(lm, ids, n, options, diag));
     struct timespec start, end;
@@ -95,7 +99,8 @@ syl_status syl_lm_perplexity(syl_lm *lm, const int32_t *ids, int64_t n, const sy
             done += count;
             double positions = (double)(w * scored + done - SYL_PPL_SKIPPED);
             if (options->progress && positions > 0) {
-                options->progress(options->user, (double)(w * size + done), (double)(windows * size), sum.nll / positions);
+                options->progress(options->user, (double)(w * size + done), (double)(windows * size),
+                                  sum.nll / positions);
             }
         }
     }

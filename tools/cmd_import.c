@@ -8,7 +8,8 @@ typedef struct settings {
 } settings;
 
 static const opt_spec options[] = {
-    OPT_ROW_TEXT(settings, output, "output", 'o', "FILE", "where to write the graph (default: the standard output)"),
+    OPT_ROW_TEXT(settings, output, "output", 'o', "FILE",
+                 "where to write the graph (default: the standard output)"),
     {0},
 };
 
@@ -17,7 +18,8 @@ static syl_status run(tool *t, void *user, const char **args, int n_args) {
     const settings *s = user;
     syl_text json = {.arena = &t->arena};
     if (s->output && syl_file_same(args[0], s->output)) {
-        return syl_error(t->diag, SYL_ERR_compile_output, SYL_NOWHERE, "the output \"%s\" is the checkpoint itself", s->output);
+        return syl_error(t->diag, SYL_ERR_compile_output, SYL_NOWHERE,
+                         "the output \"%s\" is the checkpoint itself", s->output);
     }
     SYL_TRY(syl_import_checkpoint(args[0], s->output, t->diag, &json));
     if (!s->output) return tool_print(t, json.p, json.n);
@@ -30,8 +32,10 @@ const verb verb_import = {
     .name = "import",
     .summary = "write the graph of a checkpoint as JSON",
     .usage = "FILE.gguf [-o graph.json]",
-    .details = "The graph refers to the checkpoint for its weights, by a path relative to the graph's own folder\n"
-               "(without -o: an absolute one). syl compile takes it like the checkpoint. docs/graph.md describes it.",
+    .details =
+        "The graph refers to the checkpoint for its weights, by a path relative to the graph's own folder\n"
+        "(without -o: an absolute one). syl compile takes it like the checkpoint. docs/graph.md describes "
+        "it.",
     .options = options,
     .settings_size = sizeof(settings),
     .min_args = 1,

@@ -14,19 +14,20 @@ typedef struct found_option {
 
 enum { MAX_NAMES = 64 };
 
-static found_option find_option(const opt_spec *const *tables, void *const *settings, int n_tables, const char *name, size_t size,
-                                char letter) {
+static found_option find_option(const opt_spec *const *tables, void *const *settings, int n_tables,
+                                const char *name, size_t size, char letter) {
     for (int t = 0; t < n_tables; t++) {
         for (const opt_spec *spec = tables[t]; spec->name; spec++) {
-            bool same = letter ? spec->letter == letter : strlen(spec->name) == size && memcmp(spec->name, name, size) == 0;
+            bool same = letter ? spec->letter == letter
+                               : strlen(spec->name) == size && memcmp(spec->name, name, size) == 0;
             if (same) return (found_option){spec, settings[t]};
         }
     }
     return (found_option){0};
 }
 
-static syl_status unknown_option(const opt_spec *const *tables, int n_tables, const char *word, const char *name, const char *verb,
-                                 syl_diag *diag) {
+static syl_status unknown_option(const opt_spec *const *tables, int n_tables, const char *word,
+                                 const char *name, const char *verb, syl_diag *diag) {
     const char *names[MAX_NAMES + 1];
     int n = 0;
     for (int t = 0; t < n_tables; t++) {
@@ -34,7 +35,9 @@ static syl_status unknown_option(const opt_spec *const *tables, int n_tables, co
     }
     names[n] = NULL;
     const char *nearest = name ? syl_nearest(name, names) : NULL;
-    if (nearest) return syl_error(diag, SYL_ERR_cli_option, SYL_NOWHERE, "syl %s has no option \"%s\"; did you mean \"--%s\"?", verb, word, nearest);
+    if (nearest)
+        return syl_error(diag, SYL_ERR_cli_option, SYL_NOWHERE,
+                         "syl %s has no option \"%s\"; did you mean \"--%s\"?", verb, word, nearest);
     return syl_error(diag, SYL_ERR_cli_option, SYL_NOWHERE, "syl %s has no option \"%s\"", verb, word);
 }
 
@@ -55,17 +58,24 @@ static syl_status set_value(const found_option *option, const char *text, syl_di
     char *end;
     errno = 0;
     switch (spec->kind) {
-    case OPT_FLAG: *(bool *)field = true; return SYL_OK;
-    case OPT_TEXT:
-        if (strchr(spec->value, '|') && !is_choice(spec->value, text)) {
-            return syl_error(diag, SYL_ERR_cli_value, SYL_NOWHERE, "--%s is \"%s\", expected one of %s", spec->name, text, spec->value);
+    case OPT_FLAG:
+        *(bool *)field = true;
+        return SYL_OK;
+    case OPT_CHOICE:
+        if (!is_choice(spec->value, text)) {
+            return syl_error(diag, SYL_ERR_cli_value, SYL_NOWHERE, "--%s is \"%s\", expected one of %s",
+                             spec->name, text, spec->value);
         }
+        *(const char **)field = text;
+        return SYL_OK;
+    case OPT_TEXT:
         *(const char **)field = text;
         return SYL_OK;
     case OPT_INT: {
         long long value = strtoll(text, &end, 10);
         if (end == text || *end || errno || (double)value < spec->min || (double)value > spec->max) {
-            return syl_error(diag, SYL_ERR_cli_value, SYL_NOWHERE, "--%s is \"%s\", expected an integer from %.0f to %.0f", spec->name, text,
+            return syl_error(diag, SYL_ERR_cli_value, SYL_NOWHERE,
+                             "--%s is \"%s\", expected an integer from %.0f to %.0f", spec->name, text,
                              spec->min, spec->max);
         }
         *(int64_t *)field = value;
@@ -74,8 +84,9 @@ static syl_status set_value(const found_option *option, const char *text, syl_di
     case OPT_NUMBER: {
         double value = strtod(text, &end);
         if (end == text || *end || errno || !(value >= spec->min && value <= spec->max)) {
-            return syl_error(diag, SYL_ERR_cli_value, SYL_NOWHERE, "--%s is \"%s\", expected a number from %g to %g", spec->name, text,
-                             spec->min, spec->max);
+            return syl_error(diag, SYL_ERR_cli_value, SYL_NOWHERE,
+                             "--%s is \"%s\", expected a number from %g to %g", spec->name, text, spec->min,
+                             spec->max);
         }
         *(double *)field = value;
         return SYL_OK;
@@ -84,8 +95,8 @@ static syl_status set_value(const found_option *option, const char *text, syl_di
     return SYL_OK;
 }
 
-syl_status opt_parse(const opt_spec *const *tables, void *const *settings, int n_tables, int argc, char **argv, const char *verb,
-                     syl_diag *diag, const char **args, int *out_n_args) {
+syl_status opt_parse(const opt_spec *const *tables, void *const *settings, int n_tables, int argc,
+                     char **argv, const char *verb, syl_diag *diag, const char **args, int *out_n_args) {
     int n = 0;
     bool options = true;
     for (int i = 0; i < argc; i++) {
@@ -110,7 +121,8 @@ syl_status opt_parse(const opt_spec *const *tables, void *const *settings, int n
         }
         if (option.spec->kind != OPT_FLAG && !value) {
             if (i + 1 == argc) {
-                return syl_error(diag, SYL_ERR_cli_value, SYL_NOWHERE, "--%s needs a value: %s", option.spec->name, option.spec->value);
+                return syl_error(diag, SYL_ERR_cli_value, SYL_NOWHERE, "--%s needs a value: %s",
+                                 option.spec->name, option.spec->value);
             }
             value = argv[++i];
         }
@@ -123,8 +135,9 @@ syl_status opt_parse(const opt_spec *const *tables, void *const *settings, int n
 void opt_print_help(const opt_spec *table, syl_text *out) {
     for (const opt_spec *spec = table; spec->name; spec++) {
         char left[80];
-        int n = snprintf(left, sizeof left, "%s%c%s --%s%s%s", spec->letter ? "-" : " ", spec->letter ? spec->letter : ' ',
-                         spec->letter ? "," : " ", spec->name, spec->value ? " " : "", spec->value ? spec->value : "");
+        int n = snprintf(left, sizeof left, "%s%c%s --%s%s%s", spec->letter ? "-" : " ",
+                         spec->letter ? spec->letter : ' ', spec->letter ? "," : " ", spec->name,
+                         spec->value ? " " : "", spec->value ? spec->value : "");
         if (n < 30) {
             syl_text_printf(out, "  %-30s%s\n", left, spec->help);
         } else {

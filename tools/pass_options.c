@@ -1,8 +1,8 @@
 /* Showing passes (pass_options.h). */
 #include "tools/pass_options.h"
 
-static void after_pass(void *user, int index, const char *pass, const syl_module *module, const syl_pass_stat *stats, size_t n_stats,
-                       double seconds) {
+static void after_pass(void *user, int index, const char *pass, const syl_module *module,
+                       const syl_pass_stat *stats, size_t n_stats, double seconds) {
     pass_settings *settings = user;
     settings->seconds += seconds;
     if (settings->timing) fprintf(stderr, "%3d %-22s %9.3f ms\n", index, pass, 1e3 * seconds);

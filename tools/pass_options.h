@@ -12,11 +12,12 @@ typedef struct pass_settings {
 } pass_settings;
 
 /* Rows of a verb's option table whose settings struct has the field `pass`. */
-#define PASS_OPTION_ROWS(S)                                                                                                      \
-    OPT_ROW_FLAG(S, pass.print_ir, "print-ir-after-all", 0, "print the IR after each pass, to stderr"),                           \
-        OPT_ROW_FLAG(S, pass.timing, "timing", 0, "print how long each pass took"),                                               \
-        OPT_ROW_FLAG(S, pass.stats, "stats", 0, "print what each pass counted"),                                                  \
-        OPT_ROW_TEXT(S, pass.reproducer, "reproducer", 0, "FILE", "where to write IR and pipeline if a pass fails")
+#define PASS_OPTION_ROWS(S)                                                                                  \
+    OPT_ROW_FLAG(S, pass.print_ir, "print-ir-after-all", 0, "print the IR after each pass, to stderr"),      \
+        OPT_ROW_FLAG(S, pass.timing, "timing", 0, "print how long each pass took"),                          \
+        OPT_ROW_FLAG(S, pass.stats, "stats", 0, "print what each pass counted"),                             \
+        OPT_ROW_TEXT(S, pass.reproducer, "reproducer", 0, "FILE",                                            \
+                     "where to write IR and pipeline if a pass fails")
 
 /* settings must outlive the run. */
 syl_pass_options pass_options_of(pass_settings *settings);

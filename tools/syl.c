@@ -1,4 +1,5 @@
-/* The `syl` command: finds the verb, parses its options, runs it. The exit code is the status (base/status.def). */
+/* The `syl` command: finds the verb, parses its options, runs it. The exit code is the status
+ * (base/status.def). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,14 +13,15 @@ enum { N_VERBS = sizeof verbs / sizeof *verbs };
 
 static const opt_spec common_options[] = {
     OPT_ROW_INT(tool, threads, "threads", 0, "N", 0, 1024, "threads to use; 0 = one a core (the default)"),
-    OPT_ROW_TEXT(tool, cpu, "cpu", 0, "host|x86-64-v3|generic", "which machine to generate code for (default: host)"),
+    OPT_ROW_CHOICE(tool, cpu, "cpu", 0, "host|x86-64-v3|generic",
+                   "which machine to generate code for (default: host)"),
     OPT_ROW_FLAG(tool, json, "json", 0, "print the result as one JSON object (docs/cli.md lists the keys)"),
     OPT_ROW_FLAG(tool, quiet, "quiet", 'q', "no progress and no remarks"),
     OPT_ROW_FLAG(tool, help, "help", 'h', "show this help"),
     {0},
 };
 
-/* Remarks are shown by --print-ir-after-all's kind of curiosity only; errors and warnings always. */
+/* --quiet leaves the errors. */
 static void print_message(void *user, const syl_message *message) {
     const tool *t = user;
     if (t->quiet && message->severity != SYL_SEV_ERROR) return;
@@ -33,12 +35,14 @@ static void print_message(void *user, const syl_message *message) {
 
 static syl_status print_overview(tool *t) {
     syl_text text = {.arena = &t->arena};
-    syl_text_printf(&text, "syl: compiles quantized language models, and runs them on code made for this machine\n\n"
-                           "usage: syl VERB [ARGUMENTS] [OPTIONS]\n\n");
-    for (int i = 0; i < N_VERBS; i++) syl_text_printf(&text, "  %-12s%s\n", verbs[i]->name, verbs[i]->summary);
+    syl_text_printf(&text,
+                    "syl: compiles quantized language models, and runs them on code made for this machine\n\n"
+                    "usage: syl VERB [ARGUMENTS] [OPTIONS]\n\n");
+    for (int i = 0; i < N_VERBS; i++)
+        syl_text_printf(&text, "  %-12s%s\n", verbs[i]->name, verbs[i]->summary);
     syl_text_printf(&text, "\nsyl VERB --help shows the options of a verb; syl --version shows the version.\n"
                            "Exit codes: 0 success");
-#define STATUS(name, code, meaning)                                                                                              \
+#define STATUS(name, code, meaning)                                                                          \
     if ((code) != 0) syl_text_printf(&text, ", %d %s", (code), (meaning));
 #include "base/status.def"
     syl_text_printf(&text, ".\n");
@@ -71,7 +75,9 @@ static syl_status unknown_verb(tool *t, const char *name) {
     for (int i = 0; i < N_VERBS; i++) names[i] = verbs[i]->name;
     names[N_VERBS] = NULL;
     const char *nearest = syl_nearest(name, names);
-    if (nearest) return syl_error(t->diag, SYL_ERR_cli_verb, SYL_NOWHERE, "syl has no verb \"%s\"; did you mean \"%s\"?", name, nearest);
+    if (nearest)
+        return syl_error(t->diag, SYL_ERR_cli_verb, SYL_NOWHERE,
+                         "syl has no verb \"%s\"; did you mean \"%s\"?", name, nearest);
     return syl_error(t->diag, SYL_ERR_cli_verb, SYL_NOWHERE, "syl has no verb \"%s\"", name);
 }
 
@@ -85,15 +91,18 @@ static syl_status run_verb(tool *t, const verb *v, int argc, char **argv) {
     SYL_TRY(opt_parse(tables, structs, 2, argc, argv, v->name, t->diag, args, &n_args));
     if (t->help) return print_verb_help(t, v);
     if (n_args < v->min_args || n_args > v->max_args) {
-        return syl_error(t->diag, SYL_ERR_cli_argument, SYL_NOWHERE, "syl %s takes %s%d argument%s, %d given; usage: syl %s %s", v->name,
-                         v->max_args > v->min_args ? "up to " : "", v->max_args, v->max_args == 1 ? "" : "s", n_args, v->name, v->usage);
+        return syl_error(t->diag, SYL_ERR_cli_argument, SYL_NOWHERE,
+                         "syl %s takes %s%d argument%s, %d given; usage: syl %s %s", v->name,
+                         v->max_args > v->min_args ? "up to " : "", v->max_args, v->max_args == 1 ? "" : "s",
+                         n_args, v->name, v->usage);
     }
     return v->run(t, settings, args, n_args);
 }
 
 static syl_status run(tool *t, int argc, char **argv) {
     const char *word = argc > 1 ? argv[1] : "--help";
-    if (strcmp(word, "--version") == 0) return tool_print(t, "syl " SYL_VERSION "\n", strlen("syl " SYL_VERSION "\n"));
+    if (strcmp(word, "--version") == 0)
+        return tool_print(t, "syl " SYL_VERSION "\n", strlen("syl " SYL_VERSION "\n"));
     bool help = strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0;
     if (help && argc < 3) return print_overview(t);
     const verb *v = find_verb(help ? argv[2] : word);

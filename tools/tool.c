@@ -15,27 +15,31 @@ double tool_seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ---- loading ------------------------------------------------------------------------------------------------------ */
+/* ---- loading ---- */
 
 syl_status tool_pool(tool *t, syl_pool **out) {
     if (!t->pool) t->pool = syl_pool_create((int)t->threads);
     *out = t->pool;
-    return t->pool ? SYL_OK : syl_error(t->diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "cannot start %lld threads", (long long)t->threads);
+    return t->pool ? SYL_OK
+                   : syl_error(t->diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "cannot start %lld threads",
+                               (long long)t->threads);
 }
 
 syl_status tool_load(tool *t, const char *path, syl_engine **out) {
     syl_pool *pool;
     syl_engine_options options = {.cpu = t->cpu};
     if (access(path, R_OK) == 0 && !syl_artifact_probe(path)) {
-        return syl_error(t->diag, SYL_ERR_artifact_format, SYL_NOWHERE, "\"%s\" is no artifact; make one of it: syl compile %s -o model.syl --recipe w8a8",
+        return syl_error(t->diag, SYL_ERR_artifact_format, SYL_NOWHERE,
+                         "\"%s\" is no artifact; make one of it: syl compile %s -o model.syl --recipe w8a8",
                          path, path);
     }
     SYL_TRY(tool_pool(t, &pool));
     SYL_TRY(syl_cache_folder(&t->arena, t->diag, &options.cache_dir));
     SYL_TRY(syl_engine_load(path, &options, pool, t->diag, out));
     const syl_engine_stats *stats = &(*out)->stats;
-    tool_say(t, "loaded %s in %.2f s (open %.2f, pack %.2f, %d kernels %.2f: %d compiled, %d from the cache)", path, stats->total_s,
-             stats->open_s, stats->pack_s, stats->kernels, stats->compile_s, stats->compiled, stats->cached);
+    tool_say(t, "loaded %s in %.2f s (open %.2f, pack %.2f, %d kernels %.2f: %d compiled, %d from the cache)",
+             path, stats->total_s, stats->open_s, stats->pack_s, stats->kernels, stats->compile_s,
+             stats->compiled, stats->cached);
     return SYL_OK;
 }
 
@@ -49,7 +53,7 @@ syl_status tool_need_tokenizer(tool *t, const syl_lm *lm, const char *path) {
     return syl_error(t->diag, SYL_ERR_lm_tokenizer, SYL_NOWHERE, "\"%s\" has no tokenizer", path);
 }
 
-/* ---- output ------------------------------------------------------------------------------------------------------- */
+/* ---- output ---- */
 
 void tool_say(const tool *t, const char *fmt, ...) {
     if (t->quiet) return;
@@ -65,7 +69,9 @@ syl_status tool_print(tool *t, const char *text, size_t size) {
     return syl_error(t->diag, SYL_ERR_file_write, SYL_NOWHERE, "cannot write to the standard output");
 }
 
-tool_json tool_json_begin(tool *t) { return (tool_json){{.arena = &t->arena}}; }
+tool_json tool_json_begin(tool *t) {
+    return (tool_json){{.arena = &t->arena}};
+}
 
 static void json_key(tool_json *json, const char *key) {
     syl_text_printf(&json->text, json->text.n ? ", " : "{");
@@ -97,11 +103,12 @@ syl_status tool_json_end(tool *t, tool_json *json) {
     return tool_print(t, json->text.p, json->text.n);
 }
 
-/* ---- progress ----------------------------------------------------------------------------------------------------- */
+/* ---- progress ---- */
 
 tool_progress tool_progress_begin(const tool *t, const char *label) {
     double now = tool_seconds();
-    return (tool_progress){.t = t, .label = label, .start = now, .last = now, .terminal = isatty(STDERR_FILENO) != 0};
+    return (tool_progress){
+        .t = t, .label = label, .start = now, .last = now, .terminal = isatty(STDERR_FILENO) != 0};
 }
 
 void tool_progress_update(tool_progress *progress, double done, double total, const char *extra) {
@@ -110,8 +117,9 @@ void tool_progress_update(tool_progress *progress, double done, double total, co
     progress->last = now;
     progress->shown = true;
     double left = done > 0 ? (now - progress->start) * (total - done) / done : 0;
-    fprintf(stderr, "%s%s %3.0f %%, %.0f s left%s%s%s", progress->terminal ? "\r" : "", progress->label, 100 * done / total, left,
-            extra ? ", " : "", extra ? extra : "", progress->terminal ? "\033[K" : "\n");
+    fprintf(stderr, "%s%s %3.0f %%, %.0f s left%s%s%s", progress->terminal ? "\r" : "", progress->label,
+            100 * done / total, left, extra ? ", " : "", extra ? extra : "",
+            progress->terminal ? "\033[K" : "\n");
     fflush(stderr);
 }
 

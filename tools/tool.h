@@ -1,5 +1,5 @@
-/* What the verbs of the command share: the verb table's row, the common options, and output. Results go to stdout, messages and progress to
- * stderr. */
+/* What the verbs of the command share: the verb table's row, the common options, and output. Results go to
+ * stdout, messages and progress to stderr. */
 #ifndef SYL_TOOLS_TOOL_H
 #define SYL_TOOLS_TOOL_H
 
@@ -29,7 +29,7 @@ typedef struct verb {
 } verb;
 
 /* Every verb, in the order of --help; each is defined in cmd_<name>.c. */
-#define TOOL_VERBS(X)                                                                                                            \
+#define TOOL_VERBS(X)                                                                                        \
     X(import) X(compile) X(generate) X(perplexity) X(bench) X(logits) X(dump) X(opt) X(devices)
 #define TOOL_VERB_EXTERN(name) extern const verb verb_##name;
 TOOL_VERBS(TOOL_VERB_EXTERN)
@@ -59,7 +59,8 @@ SYL_NODISCARD syl_status tool_json_end(tool *t, tool_json *json);
 /* Writes to stdout; a full disk or closed pipe is an error (file-write). */
 SYL_NODISCARD syl_status tool_print(tool *t, const char *text, size_t size);
 
-/* Progress of long work: one line with percent and remaining time on a terminal, a line every few seconds elsewhere. */
+/* Progress of long work: one line with percent and remaining time on a terminal, a line every few seconds
+ * elsewhere. */
 typedef struct tool_progress {
     const tool *t;
     const char *label;

@@ -7,6 +7,7 @@
  * Invariant: each sum runs over k in order, whatever the number of rows, so float results don't depend on the batch. */
 #include "codegen/host/emit.h"
 #include <string.h>
+#include "base/size.h"
 
 typedef struct gemm_state {
     em *e;

@@ -127,6 +127,7 @@ def make_graph():
     broken("graph-shape", "96x96xreal", "96x95xreal")
     broken("graph-no-tensor", "output_norm.weight", "output_nrom.weight")
     broken("graph-no-file", "good.gguf", "nowhere.gguf")
+    save("graph-source.json", text.replace("good.gguf", "good.sir"))
 
 
 def make_artifact():
@@ -149,8 +150,8 @@ def make_artifact():
     set_tensor = lambda name, key, value: lambda header: header[name].__setitem__(key, value)
     set_metadata = lambda key, value: lambda header: header["__metadata__"].__setitem__(key, value)
 
-    save("st-empty.syl", b"")
-    save("st-header-size.syl", struct.pack("<Q", 1 << 62) + good[8:])
+    save("artifact-empty.syl", b"")
+    save("st-header-size.syl", struct.pack("<Q", len(good)) + good[8:])
     save("st-header.syl", good[:8] + good[8 : 8 + size].replace(b":", b"=", 1) + data)
     save("st-cut.syl", good[: -len(data) // 2])
     written("st-dtype", set_tensor(first, "dtype", "F12"))
@@ -161,9 +162,9 @@ def make_artifact():
     written("artifact-version", set_metadata(VERSION_KEY, "99"))
     written("artifact-no-ir", lambda header: header["__metadata__"].pop(IR_KEY))
     ir = header["__metadata__"][IR_KEY]
-    written("artifact-syntax", set_metadata(IR_KEY, ir[: len(ir) // 2]))
+    written("artifact-syntax", set_metadata(IR_KEY, ir.rstrip()[:-1]))
     written("artifact-op", set_metadata(IR_KEY, replaced(ir, "= linear", "= linaer")))
-    written("artifact-shape", lambda header: header[matrix]["shape"].reverse() or header[matrix].update(shape=[header[matrix]["shape"][0] * header[matrix]["shape"][1]]))
+    written("artifact-shape", lambda header: header[matrix].update(shape=[int(np.prod(header[matrix]["shape"]))]))
     written("artifact-dtype", set_tensor(matrix, "dtype", "I32"))
     written("artifact-missing", lambda header: header.update({"renamed": header.pop(matrix)}))
 

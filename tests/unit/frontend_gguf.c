@@ -25,7 +25,8 @@ static void test_metadata(void **state) {
     key(&b, "u64", SYL_GGUF_U64), put_int(&b, (uint64_t)1 << 40, 8);
     key(&b, "i64", SYL_GGUF_I64), put_int(&b, (uint64_t)-5, 8);
     key(&b, "f64", SYL_GGUF_F64), put_int(&b, 0x3ff8000000000000, 8);
-    key(&b, "ints", SYL_GGUF_ARRAY), put_int(&b, SYL_GGUF_I16, 4), put_int(&b, 2, 8), put_int(&b, 7, 2), put_int(&b, 0xfffe, 2);
+    key(&b, "ints", SYL_GGUF_ARRAY), put_int(&b, SYL_GGUF_I16, 4), put_int(&b, 2, 8), put_int(&b, 7, 2),
+        put_int(&b, 0xfffe, 2);
     key(&b, "nested", SYL_GGUF_ARRAY), put_int(&b, SYL_GGUF_ARRAY, 4), put_int(&b, 2, 8);
     for (int i = 0; i < 2; i++) put_int(&b, SYL_GGUF_U8, 4), put_int(&b, 3, 8), put(&b, "abc", 3);
 
@@ -38,7 +39,14 @@ static void test_metadata(void **state) {
     static const struct {
         const char *key;
         int64_t value;
-    } ints[] = {{"u8", 200}, {"i8", -1}, {"u16", 65535}, {"i16", -32768}, {"u32", 4294967295}, {"i32", -1}, {"u64", (int64_t)1 << 40}, {"i64", -5}};
+    } ints[] = {{"u8", 200},
+                {"i8", -1},
+                {"u16", 65535},
+                {"i16", -32768},
+                {"u32", 4294967295},
+                {"i32", -1},
+                {"u64", (int64_t)1 << 40},
+                {"i64", -5}};
     for (size_t i = 0; i < sizeof ints / sizeof *ints; i++) {
         int64_t v;
         expect_ok(&r, syl_gguf_int(&file, ints[i].key, true, INT64_MIN, INT64_MAX, r.diag, &v));
@@ -72,9 +80,12 @@ static void test_metadata(void **state) {
     expect_error(&r, syl_gguf_int(&file, "string", true, 0, 9, r.diag, &v), "gguf-type", "string as integer");
     expect_error(&r, syl_gguf_int(&file, "u8", true, 0, 9, r.diag, &v), "gguf-value", "range");
     expect_error(&r, syl_gguf_float(&file, "u8", true, r.diag, &d), "gguf-type", "integer as float");
-    expect_error(&r, syl_gguf_strings(&file, "ints", true, &arena, r.diag, &texts, &n), "gguf-type", "ints as strings");
-    expect_error(&r, syl_gguf_ints(&file, "strings", true, &arena, r.diag, &numbers, &n), "gguf-type", "strings as ints");
-    expect_error(&r, syl_gguf_ints(&file, "nested", true, &arena, r.diag, &numbers, &n), "gguf-type", "arrays as ints");
+    expect_error(&r, syl_gguf_strings(&file, "ints", true, &arena, r.diag, &texts, &n), "gguf-type",
+                 "ints as strings");
+    expect_error(&r, syl_gguf_ints(&file, "strings", true, &arena, r.diag, &numbers, &n), "gguf-type",
+                 "strings as ints");
+    expect_error(&r, syl_gguf_ints(&file, "nested", true, &arena, r.diag, &numbers, &n), "gguf-type",
+                 "arrays as ints");
     syl_gguf_close(&file);
     syl_diag_destroy(r.diag);
     syl_arena_free(&arena);
@@ -89,43 +100,109 @@ static void one_tensor(const char *name, uint64_t rows, uint64_t cols, uint32_t 
     for (int i = 0; i < 64; i++) put_int(&b, 0, 1);
 }
 
-static void bad_magic(void) { begin(&b, 0, 0), b.p[3] = 'X'; }
-static void bad_empty(void) { b.n = 0; }
-static void bad_short(void) { begin(&b, 0, 0), b.n = 15; }
-static void bad_version(void) { begin(&b, 0, 0), b.p[4] = 2; }
-static void bad_big_endian(void) { begin(&b, 0, 0), b.p[4] = 0, b.p[7] = 3; }
-static void bad_tensor_count(void) { begin(&b, UINT64_MAX, 0); }
-static void bad_key_count(void) { begin(&b, 0, (uint64_t)1 << 40); }
-static void bad_missing_keys(void) { begin(&b, 0, 2), key_u32(&b, "a", 1); }
-static void bad_key_length(void) { begin(&b, 0, 1), put_int(&b, UINT64_MAX, 8); }
-static void bad_key_empty(void) { begin(&b, 0, 1), key_u32(&b, "", 1); }
-static void bad_key_utf8(void) { begin(&b, 0, 1), key_u32(&b, "a\xc0\xaf", 1); }
-static void bad_duplicate_key(void) { begin(&b, 0, 2), key_u32(&b, "a", 1), key_u32(&b, "a", 2); }
-static void bad_kind(void) { begin(&b, 0, 1), key(&b, "a", SYL_GGUF_KIND_COUNT); }
-static void bad_bool(void) { begin(&b, 0, 1), key(&b, "a", SYL_GGUF_BOOL), put_int(&b, 2, 1); }
-static void bad_string(void) { begin(&b, 0, 1), key(&b, "a", SYL_GGUF_STRING), put_int(&b, UINT64_MAX, 8); }
-static void bad_string_end(void) { begin(&b, 0, 1), key(&b, "a", SYL_GGUF_STRING), put_int(&b, 100, 8); }
-static void bad_array(void) { begin(&b, 0, 1), key(&b, "a", SYL_GGUF_ARRAY), put_int(&b, SYL_GGUF_U64, 4), put_int(&b, (uint64_t)1 << 61, 8), put_int(&b, 0, 8); }
-static void bad_element(void) { begin(&b, 0, 1), key(&b, "a", SYL_GGUF_ARRAY), put_int(&b, 99, 4), put_int(&b, 1, 8), put_int(&b, 0, 8); }
+static void bad_magic(void) {
+    begin(&b, 0, 0), b.p[3] = 'X';
+}
+static void bad_empty(void) {
+    b.n = 0;
+}
+static void bad_short(void) {
+    begin(&b, 0, 0), b.n = 15;
+}
+static void bad_version(void) {
+    begin(&b, 0, 0), b.p[4] = 2;
+}
+static void bad_big_endian(void) {
+    begin(&b, 0, 0), b.p[4] = 0, b.p[7] = 3;
+}
+static void bad_tensor_count(void) {
+    begin(&b, UINT64_MAX, 0);
+}
+static void bad_key_count(void) {
+    begin(&b, 0, (uint64_t)1 << 40);
+}
+static void bad_missing_keys(void) {
+    begin(&b, 0, 2), key_u32(&b, "a", 1);
+}
+static void bad_key_length(void) {
+    begin(&b, 0, 1), put_int(&b, UINT64_MAX, 8);
+}
+static void bad_key_empty(void) {
+    begin(&b, 0, 1), key_u32(&b, "", 1);
+}
+static void bad_key_utf8(void) {
+    begin(&b, 0, 1), key_u32(&b, "a\xc0\xaf", 1);
+}
+static void bad_duplicate_key(void) {
+    begin(&b, 0, 2), key_u32(&b, "a", 1), key_u32(&b, "a", 2);
+}
+static void bad_kind(void) {
+    begin(&b, 0, 1), key(&b, "a", SYL_GGUF_KIND_COUNT);
+}
+static void bad_bool(void) {
+    begin(&b, 0, 1), key(&b, "a", SYL_GGUF_BOOL), put_int(&b, 2, 1);
+}
+static void bad_string(void) {
+    begin(&b, 0, 1), key(&b, "a", SYL_GGUF_STRING), put_int(&b, UINT64_MAX, 8);
+}
+static void bad_string_end(void) {
+    begin(&b, 0, 1), key(&b, "a", SYL_GGUF_STRING), put_int(&b, 100, 8);
+}
+static void bad_array(void) {
+    begin(&b, 0, 1), key(&b, "a", SYL_GGUF_ARRAY), put_int(&b, SYL_GGUF_U64, 4),
+        put_int(&b, (uint64_t)1 << 61, 8), put_int(&b, 0, 8);
+}
+static void bad_element(void) {
+    begin(&b, 0, 1), key(&b, "a", SYL_GGUF_ARRAY), put_int(&b, 99, 4), put_int(&b, 1, 8), put_int(&b, 0, 8);
+}
 static void bad_depth(void) {
     begin(&b, 0, 1), key(&b, "a", SYL_GGUF_ARRAY);
     for (int i = 0; i < 9; i++) put_int(&b, SYL_GGUF_ARRAY, 4), put_int(&b, 1, 8);
     for (int i = 0; i < 64; i++) put_int(&b, 0, 1);
 }
-static void bad_alignment(void) { begin(&b, 0, 1), key_u32(&b, "general.alignment", 24); }
-static void bad_alignment_zero(void) { begin(&b, 0, 1), key_u32(&b, "general.alignment", 0); }
-static void bad_alignment_type(void) { begin(&b, 0, 1), key_text(&b, "general.alignment", "32"); }
-static void bad_rank(void) { begin(&b, 1, 0), put_text(&b, "t"), put_int(&b, 5, 4), put_int(&b, 0, 64); }
-static void bad_dim_zero(void) { one_tensor("t", 0, 4, 0, 0); }
-static void bad_dim_large(void) { one_tensor("t", 1, UINT64_MAX, 0, 0); }
-static void bad_dims_product(void) { begin(&b, 1, 0), put_text(&b, "t"), put_int(&b, 2, 4), put_int(&b, (uint64_t)1 << 40, 8), put_int(&b, (uint64_t)1 << 40, 8), put_int(&b, 0, 64); }
-static void bad_block(void) { one_tensor("t", 1, 48, 8, 0); }
-static void bad_type(void) { one_tensor("t", 1, 4, 77, 0); }
-static void bad_unaligned(void) { one_tensor("t", 1, 4, 0, 8); }
-static void bad_offset(void) { one_tensor("t", 1, 4, 0, UINT64_MAX - 31); }
-static void bad_size(void) { one_tensor("t", 5, 4, 0, 0); }
-static void bad_no_data(void) { begin(&b, 1, 0), tensor(&b, "t", 1, 4, 0, 0); }
-static void bad_duplicate_tensor(void) { begin(&b, 2, 0), tensor(&b, "t", 1, 4, 0, 0), tensor(&b, "t", 1, 4, 0, 0), put_int(&b, 0, 64); }
+static void bad_alignment(void) {
+    begin(&b, 0, 1), key_u32(&b, "general.alignment", 24);
+}
+static void bad_alignment_zero(void) {
+    begin(&b, 0, 1), key_u32(&b, "general.alignment", 0);
+}
+static void bad_alignment_type(void) {
+    begin(&b, 0, 1), key_text(&b, "general.alignment", "32");
+}
+static void bad_rank(void) {
+    begin(&b, 1, 0), put_text(&b, "t"), put_int(&b, 5, 4), put_int(&b, 0, 64);
+}
+static void bad_dim_zero(void) {
+    one_tensor("t", 0, 4, 0, 0);
+}
+static void bad_dim_large(void) {
+    one_tensor("t", 1, UINT64_MAX, 0, 0);
+}
+static void bad_dims_product(void) {
+    begin(&b, 1, 0), put_text(&b, "t"), put_int(&b, 2, 4), put_int(&b, (uint64_t)1 << 40, 8),
+        put_int(&b, (uint64_t)1 << 40, 8), put_int(&b, 0, 64);
+}
+static void bad_block(void) {
+    one_tensor("t", 1, 48, 8, 0);
+}
+static void bad_type(void) {
+    one_tensor("t", 1, 4, 77, 0);
+}
+static void bad_unaligned(void) {
+    one_tensor("t", 1, 4, 0, 8);
+}
+static void bad_offset(void) {
+    one_tensor("t", 1, 4, 0, UINT64_MAX - 31);
+}
+static void bad_size(void) {
+    one_tensor("t", 5, 4, 0, 0);
+}
+static void bad_no_data(void) {
+    begin(&b, 1, 0), tensor(&b, "t", 1, 4, 0, 0);
+}
+static void bad_duplicate_tensor(void) {
+    begin(&b, 2, 0), tensor(&b, "t", 1, 4, 0, 0), tensor(&b, "t", 1, 4, 0, 0), put_int(&b, 0, 64);
+}
 
 static void test_malformed(void **state) {
     (void)state;
@@ -175,13 +252,15 @@ static void test_malformed(void **state) {
         syl_gguf file;
         recorder_renew(&r);
         cases[i].make();
-        expect_error(&r, syl_gguf_open(save(&arena, "bad.gguf", b.p, b.n), r.diag, &file), cases[i].error, cases[i].what);
+        expect_error(&r, syl_gguf_open(save(&arena, "bad.gguf", b.p, b.n), r.diag, &file), cases[i].error,
+                     cases[i].what);
         syl_gguf_close(&file);
     }
     /* A whole file cut off anywhere is refused, and the error points into the file. */
     begin(&b, 1, 2);
     key_text(&b, "general.name", "x");
-    key(&b, "list", SYL_GGUF_ARRAY), put_int(&b, SYL_GGUF_STRING, 4), put_int(&b, 2, 8), put_text(&b, "p"), put_text(&b, "q");
+    key(&b, "list", SYL_GGUF_ARRAY), put_int(&b, SYL_GGUF_STRING, 4), put_int(&b, 2, 8), put_text(&b, "p"),
+        put_text(&b, "q");
     tensor(&b, "t", 2, 4, 0, 0);
     pad(&b, 32);
     for (int i = 0; i < 32; i++) put_int(&b, 0, 1);
@@ -261,7 +340,8 @@ static void test_values(void **state) {
     expect_error(&r, syl_weights_read(weights, "q6_k", 0, 1, r.diag, x), "weights-format", "Q6_K");
     expect_error(&r, syl_weights_read(weights, "f32", 1, 3, r.diag, x), "internal", "row beyond the end");
     syl_weights_close(weights);
-    expect_error(&r, syl_weights_open(save(&arena, "text", "hello, world", 12), r.diag, &weights), "weights-file", "neither container");
+    expect_error(&r, syl_weights_open(save(&arena, "text", "hello, world", 12), r.diag, &weights),
+                 "weights-file", "neither container");
     syl_diag_destroy(r.diag);
     syl_arena_free(&arena);
 }
@@ -333,8 +413,9 @@ static void test_safetensors(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_metadata),        cmocka_unit_test(test_malformed),   cmocka_unit_test(test_values),
-        cmocka_unit_test(test_parts_of_blocks), cmocka_unit_test(test_safetensors),
+        cmocka_unit_test(test_metadata),    cmocka_unit_test(test_malformed),
+        cmocka_unit_test(test_values),      cmocka_unit_test(test_parts_of_blocks),
+        cmocka_unit_test(test_safetensors),
     };
     return cmocka_run_group_tests(tests, make_folder, delete_folder);
 }

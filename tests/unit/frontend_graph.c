@@ -47,25 +47,30 @@ static char *print_module(const syl_module *module) {
 
 static void test_graph(void **state) {
     (void)state;
-    static const char graph[] = "{\"sylvester\": 1, \"name\": \"small\", \"context_length\": 64, \"sources\": [\"w.gguf\"],\n"
-                                "\"inputs\": [{\"name\": \"x\", \"type\": \"tensor<Tx3xf32>\"}],\n"
-                                "\"nodes\": [\n"
-                                "  {\"op\": \"weight\", \"name\": \"w\", \"type\": \"tensor<4x3xreal>\", \"out\": \"w\"},\n"
-                                "  {\"op\": \"weight\", \"name\": \"g\", \"source\": 0, \"type\": \"tensor<3xreal>\", \"out\": \"gain\"},\n"
-                                "  {\"op\": \"rms_norm\", \"in\": [\"x\", \"gain\"], \"eps\": 0.5, \"type\": \"tensor<Tx3xbf16>\", \"out\": \"n\"},\n"
-                                "  {\"op\": \"linear\", \"in\": [\"n\", \"w\"], \"out\": \"y\"},\n"
-                                "  {\"op\": \"hadamard\", \"in\": [\"y\"], \"axis\": 1, \"factors\": [4], \"transpose\": true, \"out\": \"h\"}\n"
-                                "], \"outputs\": [\"h\", \"y\"]}\n";
-    static const char expected[] = "module @small {\n"
-                                   "  func @forward(%x: tensor<Tx3xf32>) -> (tensor<Tx4xf32>, tensor<Tx4xf32>) {\n"
-                                   "    %w = weight \"w\" : tensor<4x3xreal>\n"
-                                   "    %gain = weight \"g\" {source = 0} : tensor<3xreal>\n"
-                                   "    %n = rms_norm %x, %gain {eps = 0.5} : tensor<Tx3xbf16>\n"
-                                   "    %y = linear %n, %w : tensor<Tx4xf32>\n"
-                                   "    %h = hadamard %y {axis = 1, factors = [4], transpose = true} : tensor<Tx4xf32>\n"
-                                   "    return %h, %y\n"
-                                   "  }\n"
-                                   "}\n";
+    static const char graph[] =
+        "{\"sylvester\": 1, \"name\": \"small\", \"context_length\": 64, \"sources\": [\"w.gguf\"],\n"
+        "\"inputs\": [{\"name\": \"x\", \"type\": \"tensor<Tx3xf32>\"}],\n"
+        "\"nodes\": [\n"
+        "  {\"op\": \"weight\", \"name\": \"w\", \"type\": \"tensor<4x3xreal>\", \"out\": \"w\"},\n"
+        "  {\"op\": \"weight\", \"name\": \"g\", \"source\": 0, \"type\": \"tensor<3xreal>\", \"out\": "
+        "\"gain\"},\n"
+        "  {\"op\": \"rms_norm\", \"in\": [\"x\", \"gain\"], \"eps\": 0.5, \"type\": \"tensor<Tx3xbf16>\", "
+        "\"out\": \"n\"},\n"
+        "  {\"op\": \"linear\", \"in\": [\"n\", \"w\"], \"out\": \"y\"},\n"
+        "  {\"op\": \"hadamard\", \"in\": [\"y\"], \"axis\": 1, \"factors\": [4], \"transpose\": true, "
+        "\"out\": \"h\"}\n"
+        "], \"outputs\": [\"h\", \"y\"]}\n";
+    static const char expected[] =
+        "module @small {\n"
+        "  func @forward(%x: tensor<Tx3xf32>) -> (tensor<Tx4xf32>, tensor<Tx4xf32>) {\n"
+        "    %w = weight \"w\" : tensor<4x3xreal>\n"
+        "    %gain = weight \"g\" {source = 0} : tensor<3xreal>\n"
+        "    %n = rms_norm %x, %gain {eps = 0.5} : tensor<Tx3xbf16>\n"
+        "    %y = linear %n, %w : tensor<Tx4xf32>\n"
+        "    %h = hadamard %y {axis = 1, factors = [4], transpose = true} : tensor<Tx4xf32>\n"
+        "    return %h, %y\n"
+        "  }\n"
+        "}\n";
     syl_model model;
     expect_ok(&r, read_text(graph, &model));
     assert_string_equal(print_module(model.module), expected);
@@ -80,30 +85,36 @@ static void test_graph(void **state) {
 
 static void test_blocks(void **state) {
     (void)state;
-    static const char graph[] = "{\"sylvester\": 1, \"name\": \"chain\", \"sources\": [\"w.gguf\"],\n"
-                                "\"inputs\": [{\"name\": \"x\", \"type\": \"tensor<Tx3xf32>\"}, {\"name\": \"pos\", \"type\": \"tensor<Txi32>\"}],\n"
-                                "\"blocks\": {\"layer\": {\"in\": [\"x\", \"t\"], \"out\": [\"y\"], \"nodes\": [\n"
-                                "  {\"op\": \"weight\", \"name\": \"w\", \"type\": \"tensor<3x3xreal>\", \"out\": \"w\"},\n"
-                                "  {\"op\": \"linear\", \"in\": [\"x\", \"w\"], \"out\": \"l\"},\n"
-                                "  {\"op\": \"signs\", \"in\": [\"l\"], \"axis\": 1, \"seed\": \"{i}\", \"out\": \"s\"},\n"
-                                "  {\"op\": \"rope\", \"in\": [\"s\", \"t\"], \"heads\": 1, \"style\": \"half\", \"out\": \"y\"}]}},\n"
-                                "\"nodes\": [{\"op\": \"rope_table\", \"in\": [\"pos\"], \"base\": 10000, \"dims\": 2, \"out\": \"t\"},\n"
-                                "  {\"block\": \"layer\", \"repeat\": 2, \"prefix\": \"layers.{i}.\", \"in\": [\"x\", \"t\"], \"out\": [\"y\"]}],\n"
-                                "\"outputs\": [\"y\"]}\n";
-    static const char expected[] = "module @chain {\n"
-                                   "  func @forward(%x: tensor<Tx3xf32>, %pos: tensor<Txi32>) -> tensor<Tx3xf32> {\n"
-                                   "    %t = rope_table %pos {base = 10000.0, dims = 2} : tensor<Tx2xf32>\n"
-                                   "    %layers.0.w = weight \"layers.0.w\" : tensor<3x3xreal>\n"
-                                   "    %layers.0.l = linear %x, %layers.0.w : tensor<Tx3xf32>\n"
-                                   "    %layers.0.s = signs %layers.0.l {axis = 1, seed = 0} : tensor<Tx3xf32>\n"
-                                   "    %layers.0.y = rope %layers.0.s, %t {heads = 1, style = half} : tensor<Tx3xf32>\n"
-                                   "    %layers.1.w = weight \"layers.1.w\" : tensor<3x3xreal>\n"
-                                   "    %layers.1.l = linear %layers.0.y, %layers.1.w : tensor<Tx3xf32>\n"
-                                   "    %layers.1.s = signs %layers.1.l {axis = 1, seed = 1} : tensor<Tx3xf32>\n"
-                                   "    %layers.1.y = rope %layers.1.s, %t {heads = 1, style = half} : tensor<Tx3xf32>\n"
-                                   "    return %layers.1.y\n"
-                                   "  }\n"
-                                   "}\n";
+    static const char graph[] =
+        "{\"sylvester\": 1, \"name\": \"chain\", \"sources\": [\"w.gguf\"],\n"
+        "\"inputs\": [{\"name\": \"x\", \"type\": \"tensor<Tx3xf32>\"}, {\"name\": \"pos\", \"type\": "
+        "\"tensor<Txi32>\"}],\n"
+        "\"blocks\": {\"layer\": {\"in\": [\"x\", \"t\"], \"out\": [\"y\"], \"nodes\": [\n"
+        "  {\"op\": \"weight\", \"name\": \"w\", \"type\": \"tensor<3x3xreal>\", \"out\": \"w\"},\n"
+        "  {\"op\": \"linear\", \"in\": [\"x\", \"w\"], \"out\": \"l\"},\n"
+        "  {\"op\": \"signs\", \"in\": [\"l\"], \"axis\": 1, \"seed\": \"{i}\", \"out\": \"s\"},\n"
+        "  {\"op\": \"rope\", \"in\": [\"s\", \"t\"], \"heads\": 1, \"style\": \"half\", \"out\": "
+        "\"y\"}]}},\n"
+        "\"nodes\": [{\"op\": \"rope_table\", \"in\": [\"pos\"], \"base\": 10000, \"dims\": 2, \"out\": "
+        "\"t\"},\n"
+        "  {\"block\": \"layer\", \"repeat\": 2, \"prefix\": \"layers.{i}.\", \"in\": [\"x\", \"t\"], "
+        "\"out\": [\"y\"]}],\n"
+        "\"outputs\": [\"y\"]}\n";
+    static const char expected[] =
+        "module @chain {\n"
+        "  func @forward(%x: tensor<Tx3xf32>, %pos: tensor<Txi32>) -> tensor<Tx3xf32> {\n"
+        "    %t = rope_table %pos {base = 10000.0, dims = 2} : tensor<Tx2xf32>\n"
+        "    %layers.0.w = weight \"layers.0.w\" : tensor<3x3xreal>\n"
+        "    %layers.0.l = linear %x, %layers.0.w : tensor<Tx3xf32>\n"
+        "    %layers.0.s = signs %layers.0.l {axis = 1, seed = 0} : tensor<Tx3xf32>\n"
+        "    %layers.0.y = rope %layers.0.s, %t {heads = 1, style = half} : tensor<Tx3xf32>\n"
+        "    %layers.1.w = weight \"layers.1.w\" : tensor<3x3xreal>\n"
+        "    %layers.1.l = linear %layers.0.y, %layers.1.w : tensor<Tx3xf32>\n"
+        "    %layers.1.s = signs %layers.1.l {axis = 1, seed = 1} : tensor<Tx3xf32>\n"
+        "    %layers.1.y = rope %layers.1.s, %t {heads = 1, style = half} : tensor<Tx3xf32>\n"
+        "    return %layers.1.y\n"
+        "  }\n"
+        "}\n";
     syl_model model;
     expect_ok(&r, read_text(graph, &model));
     assert_string_equal(print_module(model.module), expected);
@@ -113,18 +124,20 @@ static void test_blocks(void **state) {
 /* Each malformed graph is the frame below with `inputs` ... `outputs` of its own, from line 2 on. */
 static void test_malformed(void **state) {
     (void)state;
-#define X      "\"inputs\": [{\"name\": \"x\", \"type\": \"tensor<Tx3xf32>\"}],\n\"nodes\": [\n"
-#define Y      "], \"outputs\": [\"y\"]"
-#define W      "{\"op\": \"weight\", \"name\": \"w\", \"type\": \"tensor<4x3xreal>\", \"out\": \"w\"},\n"
-#define SILU   "{\"op\": \"silu\", \"in\": [\"x\"], \"out\": \"y\"}\n"
-#define BLOCK(inside) "\"blocks\": {\"b\": {\"in\": [\"x\"], \"out\": [\"y\"], \"nodes\": [\n" inside "]}},\n" X
+#define X    "\"inputs\": [{\"name\": \"x\", \"type\": \"tensor<Tx3xf32>\"}],\n\"nodes\": [\n"
+#define Y    "], \"outputs\": [\"y\"]"
+#define W    "{\"op\": \"weight\", \"name\": \"w\", \"type\": \"tensor<4x3xreal>\", \"out\": \"w\"},\n"
+#define SILU "{\"op\": \"silu\", \"in\": [\"x\"], \"out\": \"y\"}\n"
+#define BLOCK(inside)                                                                                        \
+    "\"blocks\": {\"b\": {\"in\": [\"x\"], \"out\": [\"y\"], \"nodes\": [\n" inside "]}},\n" X
     static const struct {
         const char *text, *error;
         size_t line, column; /* 0: not checked */
     } cases[] = {
         {X "{\"op\": \"silo\", \"in\": [\"x\"], \"out\": \"y\"}\n" Y, "graph-op", 4, 8},
         {X "{\"op\": \"return\", \"in\": [\"x\"], \"out\": \"y\"}\n" Y, "graph-op", 4, 8},
-        {X "{\"op\": \"materialized\", \"name\": \"w\", \"type\": \"tensor<3xf32>\", \"out\": \"y\"}\n" Y, "graph-op", 4, 8},
+        {X "{\"op\": \"materialized\", \"name\": \"w\", \"type\": \"tensor<3xf32>\", \"out\": \"y\"}\n" Y,
+         "graph-op", 4, 8},
         {X "{\"in\": [\"x\"], \"out\": \"y\"}\n" Y, "json-missing", 4, 1},
         {X "{\"op\": \"silu\", \"in\": [\"z\"], \"out\": \"y\"}\n" Y, "graph-name", 4, 23},
         {X "{\"op\": \"silu\", \"in\": [\"x!\"], \"out\": \"y\"}\n" Y, "graph-name", 4, 23},
@@ -134,26 +147,46 @@ static void test_malformed(void **state) {
         {X "{\"op\": \"silu\", \"in\": [\"x\"]}\n" Y, "json-missing", 4, 1},
         {X "{\"op\": \"silu\", \"in\": [\"x\", \"x\"], \"out\": \"y\"}\n" Y, "ir-type", 4, 1},
         {X "{\"op\": \"silu\", \"in\": [\"x\"], \"eps\": 1, \"out\": \"y\"}\n" Y, "json-unknown-key", 4, 29},
-        {X "{\"op\": \"silu\", \"in\": [\"x\"], \"type\": \"tensor<Tx4xf32>\", \"out\": \"y\"}\n" Y, "graph-type", 4, 37},
-        {X "{\"op\": \"silu\", \"in\": [\"x\"], \"type\": \"tensor<Tx3xf23>\", \"out\": \"y\"}\n" Y, "graph-type", 4, 37},
-        {X "{\"op\": \"silu\", \"in\": [\"x\"], \"type\": \"tensor<T*3xf32>\", \"out\": \"y\"}\n" Y, "graph-type", 4, 37},
-        {X "{\"op\": \"silu\", \"in\": [\"x\"], \"type\": \"Tx3xf32\", \"out\": \"y\"}\n" Y, "graph-type", 4, 37},
-        {X "{\"op\": \"silu\", \"in\": [\"x\"], \"type\": \"tensor<0x3xf32>\", \"out\": \"y\"}\n" Y, "graph-type", 4, 37},
-        {X "{\"op\": \"silu\", \"in\": [\"x\"], \"type\": \"tensor<1x1x1x1x1xf32>\", \"out\": \"y\"}\n" Y, "graph-type", 4, 37},
+        {X "{\"op\": \"silu\", \"in\": [\"x\"], \"type\": \"tensor<Tx4xf32>\", \"out\": \"y\"}\n" Y,
+         "graph-type", 4, 37},
+        {X "{\"op\": \"silu\", \"in\": [\"x\"], \"type\": \"tensor<Tx3xf23>\", \"out\": \"y\"}\n" Y,
+         "graph-type", 4, 37},
+        {X "{\"op\": \"silu\", \"in\": [\"x\"], \"type\": \"tensor<T*3xf32>\", \"out\": \"y\"}\n" Y,
+         "graph-type", 4, 37},
+        {X "{\"op\": \"silu\", \"in\": [\"x\"], \"type\": \"Tx3xf32\", \"out\": \"y\"}\n" Y, "graph-type", 4,
+         37},
+        {X "{\"op\": \"silu\", \"in\": [\"x\"], \"type\": \"tensor<0x3xf32>\", \"out\": \"y\"}\n" Y,
+         "graph-type", 4, 37},
+        {X "{\"op\": \"silu\", \"in\": [\"x\"], \"type\": \"tensor<1x1x1x1x1xf32>\", \"out\": \"y\"}\n" Y,
+         "graph-type", 4, 37},
         {X "{\"op\": \"rms_norm\", \"in\": [\"x\"], \"out\": \"y\"}\n" Y, "ir-attribute", 4, 1},
-        {X "{\"op\": \"rms_norm\", \"in\": [\"x\"], \"eps\": \"1\", \"out\": \"y\"}\n" Y, "graph-attr", 4, 40},
-        {X "{\"op\": \"signs\", \"in\": [\"x\"], \"axis\": 1, \"seed\": 1.5, \"out\": \"y\"}\n" Y, "graph-attr", 4, 49},
-        {X "{\"op\": \"signs\", \"in\": [\"x\"], \"axis\": 1, \"seed\": \"{i}\", \"out\": \"y\"}\n" Y, "graph-attr", 4, 49},
-        {X "{\"op\": \"hadamard\", \"in\": [\"x\"], \"axis\": 1, \"factors\": [1.5], \"out\": \"y\"}\n" Y, "graph-attr", 4, 55},
-        {X "{\"op\": \"rope\", \"in\": [\"x\", \"x\"], \"heads\": 1, \"style\": \"other\", \"out\": \"y\"}\n" Y, "graph-attr", 4, 53},
+        {X "{\"op\": \"rms_norm\", \"in\": [\"x\"], \"eps\": \"1\", \"out\": \"y\"}\n" Y, "graph-attr", 4,
+         40},
+        {X "{\"op\": \"signs\", \"in\": [\"x\"], \"axis\": 1, \"seed\": 1.5, \"out\": \"y\"}\n" Y,
+         "graph-attr", 4, 49},
+        {X "{\"op\": \"signs\", \"in\": [\"x\"], \"axis\": 1, \"seed\": \"{i}\", \"out\": \"y\"}\n" Y,
+         "graph-attr", 4, 49},
+        {X "{\"op\": \"hadamard\", \"in\": [\"x\"], \"axis\": 1, \"factors\": [1.5], \"out\": \"y\"}\n" Y,
+         "graph-attr", 4, 55},
+        {X
+         "{\"op\": \"rope\", \"in\": [\"x\", \"x\"], \"heads\": 1, \"style\": \"other\", \"out\": \"y\"}\n" Y,
+         "graph-attr", 4, 55},
         {X W "{\"op\": \"linear\", \"in\": [\"x\"], \"out\": \"y\"}\n" Y, "ir-type", 5, 1},
         {X "{\"op\": \"weight\", \"name\": \"w\", \"out\": \"y\"}\n" Y, "graph-type", 4, 1},
-        {X "{\"op\": \"weight\", \"name\": \"w\", \"type\": \"tensor<3x4xreal>\", \"out\": \"y\"}\n" Y, "weights-shape", 4, 1},
-        {X "{\"op\": \"weight\", \"name\": \"v\", \"type\": \"tensor<4x3xreal>\", \"out\": \"y\"}\n" Y, "weights-missing", 4, 1},
-        {X "{\"op\": \"weight\", \"name\": \"q\", \"type\": \"tensor<1x256xreal>\", \"out\": \"y\"}\n" Y, "weights-format", 4, 1},
-        {X "{\"op\": \"weight\", \"name\": \"w\", \"type\": \"tensor<Nx3xreal>\", \"out\": \"y\"}\n" Y, "ir-shape", 4, 1},
-        {X "{\"op\": \"weight\", \"name\": \"w\", \"source\": 2, \"type\": \"tensor<4x3xreal>\", \"out\": \"y\"}\n" Y, "graph-attr", 4, 1},
-        {X "{\"op\": \"weight\", \"name\": \"w\", \"source\": 1, \"type\": \"tensor<4x3xreal>\", \"out\": \"y\"}\n" Y, "file-open", 0, 0},
+        {X "{\"op\": \"weight\", \"name\": \"w\", \"type\": \"tensor<3x4xreal>\", \"out\": \"y\"}\n" Y,
+         "weights-shape", 4, 1},
+        {X "{\"op\": \"weight\", \"name\": \"v\", \"type\": \"tensor<4x3xreal>\", \"out\": \"y\"}\n" Y,
+         "weights-missing", 4, 1},
+        {X "{\"op\": \"weight\", \"name\": \"q\", \"type\": \"tensor<1x256xreal>\", \"out\": \"y\"}\n" Y,
+         "weights-format", 4, 1},
+        {X "{\"op\": \"weight\", \"name\": \"w\", \"type\": \"tensor<Nx3xreal>\", \"out\": \"y\"}\n" Y,
+         "ir-shape", 4, 1},
+        {X "{\"op\": \"weight\", \"name\": \"w\", \"source\": 2, \"type\": \"tensor<4x3xreal>\", \"out\": "
+           "\"y\"}\n" Y,
+         "graph-attr", 4, 1},
+        {X "{\"op\": \"weight\", \"name\": \"w\", \"source\": 1, \"type\": \"tensor<4x3xreal>\", \"out\": "
+           "\"y\"}\n" Y,
+         "file-open", 0, 0},
         {X "7" Y, "json-type", 4, 1},
         {X SILU "], \"outputs\": [\"z\"]", "graph-name", 5, 16},
         {X SILU "], \"outputs\": \"y\"", "json-type", 5, 15},
@@ -161,27 +194,46 @@ static void test_malformed(void **state) {
         {X "{\"block\": \"c\", \"in\": [\"x\"], \"out\": [\"y\"]}\n" Y, "graph-block", 4, 11},
         {BLOCK(SILU) "{\"block\": \"b\", \"in\": [\"x\", \"x\"], \"out\": [\"y\"]}\n" Y, "graph-block", 0, 0},
         {BLOCK(SILU) "{\"block\": \"b\", \"in\": [\"x\"], \"out\": [\"y\", \"z\"]}\n" Y, "graph-block", 0, 0},
-        {BLOCK(SILU) "{\"block\": \"b\", \"repeat\": 0, \"in\": [\"x\"], \"out\": [\"y\"]}\n" Y, "json-range", 0, 0},
-        {BLOCK(SILU) "{\"block\": \"b\", \"prefix\": \"0.\", \"in\": [\"x\"], \"out\": [\"y\"]}\n" Y, "graph-name", 0, 0},
-        {BLOCK(SILU) "{\"block\": \"b\", \"repeat\": 65536, \"prefix\": \"a{i}.\", \"in\": [\"z\"], \"out\": [\"y\"]}\n" Y, "graph-name", 0, 0},
-        {BLOCK("{\"block\": \"b\", \"in\": [\"x\"], \"out\": [\"y\"]}") "{\"block\": \"b\", \"in\": [\"x\"], \"out\": [\"y\"]}\n" Y, "graph-block", 3, 1},
-        {BLOCK(W "{\"op\": \"linear\", \"in\": [\"x\", \"w\"], \"out\": \"y\"}") "{\"block\": \"b\", \"repeat\": 2, \"in\": [\"x\"], \"out\": [\"y\"]}\n" Y, "graph-block", 2, 35},
-        {BLOCK("{\"op\": \"silu\", \"in\": [\"v\"], \"out\": \"y\"}") "{\"block\": \"b\", \"in\": [\"x\"], \"out\": [\"y\"]}\n" Y, "graph-name", 3, 23},
+        {BLOCK(SILU) "{\"block\": \"b\", \"repeat\": 0, \"in\": [\"x\"], \"out\": [\"y\"]}\n" Y, "json-range",
+         0, 0},
+        {BLOCK(SILU) "{\"block\": \"b\", \"prefix\": \"0.\", \"in\": [\"x\"], \"out\": [\"y\"]}\n" Y,
+         "graph-name", 0, 0},
+        {BLOCK(SILU) "{\"block\": \"b\", \"repeat\": 65536, \"prefix\": \"a{i}.\", \"in\": [\"z\"], \"out\": "
+                     "[\"y\"]}\n" Y,
+         "graph-name", 0, 0},
+        {BLOCK("{\"block\": \"b\", \"in\": [\"x\"], \"out\": [\"y\"]}") "{\"block\": \"b\", \"in\": [\"x\"], "
+                                                                        "\"out\": [\"y\"]}\n" Y,
+         "graph-block", 3, 1},
+        {BLOCK(
+             W
+             "{\"op\": \"linear\", \"in\": [\"x\", \"w\"], \"out\": \"y\"}") "{\"block\": \"b\", \"repeat\": "
+                                                                             "2, \"in\": [\"x\"], \"out\": "
+                                                                             "[\"y\"]}\n" Y,
+         "graph-block", 2, 39},
+        {BLOCK("{\"op\": \"silu\", \"in\": [\"v\"], \"out\": \"y\"}") "{\"block\": \"b\", \"in\": [\"x\"], "
+                                                                      "\"out\": [\"y\"]}\n" Y,
+         "graph-name", 3, 23},
         {X SILU Y ", \"tokenizer\": {\"file\": \"none.json\"}", "file-open", 0, 0},
-        {X SILU Y ", \"context_length\": 0", "json-range", 5, 38},
+        {X SILU Y ", \"context_length\": 0", "json-range", 5, 40},
         {X SILU Y ",", "json-syntax", 0, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         syl_model model;
         recorder_renew(&r);
-        char *text = syl_arena_printf(&arena, "{\"sylvester\": 1, \"name\": \"bad\", \"sources\": [\"w.gguf\", \"none.gguf\"],\n%s}\n", cases[i].text);
+        char *text = syl_arena_printf(
+            &arena, "{\"sylvester\": 1, \"name\": \"bad\", \"sources\": [\"w.gguf\", \"none.gguf\"],\n%s}\n",
+            cases[i].text);
         syl_status status = read_text(text, &model);
         expect_error(&r, status, cases[i].error, text);
         assert_null(model.module);
         if (cases[i].line && (r.line != cases[i].line || r.column != cases[i].column))
-            fail_msg("%s: %s at %zu:%zu, expected %zu:%zu", text, r.text, r.line, r.column, cases[i].line, cases[i].column);
+            fail_msg("%s: %s at %zu:%zu, expected %zu:%zu", text, r.text, r.line, r.column, cases[i].line,
+                     cases[i].column);
     }
-    static const char *const versions[][2] = {{"{\"sylvester\": 2, \"anything\": 1}", "graph-version"}, {"{}", "json-missing"}, {"[]", "json-type"}, {"", "json-syntax"}};
+    static const char *const versions[][2] = {{"{\"sylvester\": 2, \"anything\": 1}", "graph-version"},
+                                              {"{}", "json-missing"},
+                                              {"[]", "json-type"},
+                                              {"", "json-syntax"}};
     for (size_t i = 0; i < sizeof versions / sizeof *versions; i++) {
         syl_model model;
         recorder_renew(&r);
@@ -193,9 +245,13 @@ static void test_malformed(void **state) {
 static void test_size_limit(void **state) {
     (void)state;
     syl_text text = {.arena = &arena};
-    syl_text_printf(&text, "{\"sylvester\": 1, \"name\": \"n\",\n" BLOCK("{\"op\": \"silu\", \"in\": [\"x\"], \"out\": \"y\"}") "{\"block\": \"b\", \"in\": [\"x\"], \"out\": [\"v0\"]}");
-    for (int i = 0; i < 17; i++) syl_text_printf(&text, ",\n{\"block\": \"b\", \"repeat\": 65536, \"in\": [\"v%d\"], \"out\": [\"v%d\"]}", i, i + 1);
-    syl_text_printf(&text, "], \"outputs\": [\"v17\"]}");
+    syl_text_printf(&text, "{\"sylvester\": 1, \"name\": \"n\", \"blocks\": {\"b\": {\"in\": [\"v\"], "
+                           "\"out\": [\"v17\"], \"nodes\": [\n");
+    for (int i = 0; i <= 16; i++)
+        syl_text_printf(&text, "%s{\"op\": \"silu\", \"in\": [\"v\"], \"out\": \"v%d\"}", i ? ",\n" : "",
+                        i + 1);
+    syl_text_printf(
+        &text, "]}},\n" X "{\"block\": \"b\", \"repeat\": 65536, \"in\": [\"x\"], \"out\": [\"y\"]}\n" Y "}");
     syl_model model;
     recorder_renew(&r);
     expect_error(&r, read_text(text.p, &model), "graph-size", "more than 2^20 ops");
@@ -206,7 +262,8 @@ static void test_example(void **state) {
     syl_model model;
     recorder_renew(&r);
     expect_ok(&r, syl_model_open(SYL_SOURCE_DIR "/examples/mlp/graph.json", r.diag, &model));
-    assert_non_null(strstr(print_module(model.module), "%layers.1.y = add %layers.0.y, %layers.1.d : tensor<Tx8xf32>"));
+    assert_non_null(
+        strstr(print_module(model.module), "%layers.1.y = add %layers.0.y, %layers.1.d : tensor<Tx8xf32>"));
     syl_model_close(&model);
 }
 
@@ -223,12 +280,16 @@ static void test_schema(void **state) {
     for (const cJSON *def = defs->child; def; def = def->next) listed += strncmp(def->string, "op_", 3) == 0;
     for (int code = 0; code < SYL_OP_COUNT; code++) {
         const syl_op_info *info = &syl_ops[code];
-        if ((info->traits & (SYL_TRAIT_TERMINATOR | SYL_TRAIT_REGION)) || code == SYL_OP_materialized) continue;
+        if ((info->traits & (SYL_TRAIT_TERMINATOR | SYL_TRAIT_REGION)) || code == SYL_OP_materialized)
+            continue;
         found++;
-        const cJSON *def = cJSON_GetObjectItemCaseSensitive(defs, syl_arena_printf(&arena, "op_%s", info->name));
+        const cJSON *def =
+            cJSON_GetObjectItemCaseSensitive(defs, syl_arena_printf(&arena, "op_%s", info->name));
         if (!def) fail_msg("the schema lacks op_%s", info->name);
-        const cJSON *properties = cJSON_GetObjectItemCaseSensitive(def, "properties"), *required = cJSON_GetObjectItemCaseSensitive(def, "required");
-        const cJSON *in = cJSON_GetObjectItemCaseSensitive(properties, "in"), *max = cJSON_GetObjectItemCaseSensitive(in, "maxItems");
+        const cJSON *properties = cJSON_GetObjectItemCaseSensitive(def, "properties"),
+                    *required = cJSON_GetObjectItemCaseSensitive(def, "required");
+        const cJSON *in = cJSON_GetObjectItemCaseSensitive(properties, "in"),
+                    *max = cJSON_GetObjectItemCaseSensitive(in, "maxItems");
         assert_true(cJSON_GetObjectItemCaseSensitive(in, "minItems")->valueint == info->min_operands);
         assert_true(max ? max->valueint == info->max_operands : info->max_operands < 0);
         int attrs = 0;
@@ -240,8 +301,10 @@ static void test_schema(void **state) {
             syl_attr_kind kind;
             const char *choices;
             attrs++;
-            if (!syl_op_attr_spec((syl_opcode)code, property->string, &kind, &optional, &choices)) fail_msg("%s has no attribute %s", info->name, property->string);
-            for (const cJSON *name = required->child; name; name = name->next) is_required = is_required || strcmp(name->valuestring, property->string) == 0;
+            if (!syl_op_attr_spec((syl_opcode)code, property->string, &kind, &optional, &choices))
+                fail_msg("%s has no attribute %s", info->name, property->string);
+            for (const cJSON *name = required->child; name; name = name->next)
+                is_required = is_required || strcmp(name->valuestring, property->string) == 0;
             assert_int_equal(is_required, !optional);
         }
         int expected = 0;

@@ -101,7 +101,12 @@ static void expect(const fixture *f, int result, int64_t n, const double *data, 
 }
 
 #define DOUBLES(...) ((const double[]){__VA_ARGS__})
-#define INTS(...)    ((const int32_t[]){__VA_ARGS__})
+#define SET_WEIGHT(f, ...)                                                                                   \
+    do {                                                                                                     \
+        static const double set_weight[] = {__VA_ARGS__};                                                    \
+        (f)->weight = set_weight;                                                                            \
+    } while (0)
+#define INTS(...) ((const int32_t[]){__VA_ARGS__})
 static const double tolerances[] = {[SYL_REF_F32] = 1e-6, [SYL_REF_F64] = 1e-14};
 #define EACH_PRECISION(p) for (syl_ref_precision p = SYL_REF_F32; p <= SYL_REF_F64; p++, clear(f))
 
@@ -139,7 +144,7 @@ static void test_rounding(void **state) {
     clear(f);
     /* A weight is rounded once: just above the middle of two bf16 numbers, where a detour over f32 would find
      * a tie. */
-    f->weight = DOUBLES(1.00390625 + 1e-12);
+    SET_WEIGHT(f, 1.00390625 + 1e-12);
     assert_int_equal(run(f, SYL_REF_F32, "", "tensor<1xbf16>",
                          "%w = weight \"w\" : tensor<1xreal> %y = cast %w : tensor<1xbf16> return %y"),
                      SYL_OK);
@@ -148,7 +153,7 @@ static void test_rounding(void **state) {
 
 static void test_rms_norm(void **state) {
     fixture *f = *state;
-    f->weight = DOUBLES(2, 10);
+    SET_WEIGHT(f, 2, 10);
     EACH_PRECISION(p) {
         give(f, 2, 2, DOUBLES(3, 4, 0, 0));
         assert_int_equal(
@@ -164,7 +169,7 @@ static void test_rms_norm(void **state) {
 
 static void test_linear(void **state) {
     fixture *f = *state;
-    f->weight = DOUBLES(1, 2, 3, 0, -1, 0.5);
+    SET_WEIGHT(f, 1, 2, 3, 0, -1, 0.5);
     EACH_PRECISION(p) {
         double x[27], y[18]; /* 9 tokens: more than a group */
         for (int t = 0; t < 9; t++) {
@@ -184,7 +189,7 @@ static void test_linear(void **state) {
 
 static void test_quantized_linear(void **state) {
     fixture *f = *state;
-    f->weight = DOUBLES(1, -0.5, 127, 2, 0, 0);
+    SET_WEIGHT(f, 1, -0.5, 127, 2, 0, 0);
     EACH_PRECISION(p) {
         give(f, 2, 2, DOUBLES(2, -1, 0, 0));
         assert_int_equal(
@@ -263,7 +268,7 @@ static void test_attention(void **state) {
 
 static void test_moves(void **state) {
     fixture *f = *state;
-    f->weight = DOUBLES(0, 1, 10, 11, 20, 21);
+    SET_WEIGHT(f, 0, 1, 10, 11, 20, 21);
     EACH_PRECISION(p) {
         give_ints(f, 2, INTS(2, 0));
         give_ints(f, 3, INTS(1, 1, 0));
@@ -293,7 +298,7 @@ static void test_moves(void **state) {
 
 static void test_transforms(void **state) {
     fixture *f = *state;
-    f->weight = DOUBLES(1, 2, 3, 4, 5, 6, 7, 8);
+    SET_WEIGHT(f, 1, 2, 3, 4, 5, 6, 7, 8);
     EACH_PRECISION(p) {
         give(f, 2, 4, f->weight);
         assert_int_equal(
@@ -390,7 +395,7 @@ static void test_mse(void **state) {
 
 static void test_regions(void **state) {
     fixture *f = *state;
-    f->weight = DOUBLES(1, 1);
+    SET_WEIGHT(f, 1, 1);
     f->reads = 0;
     give(f, 1, 2, DOUBLES(1, 2));
     assert_int_equal(run(f, SYL_REF_F64, "%x: tensor<Tx2xf32>",
@@ -422,7 +427,7 @@ static void test_arguments(void **state) {
     give_ints(f, 2, INTS(1, 2));
     assert_int_equal(run(f, SYL_REF_F64, args, type, body), SYL_INPUT);
     clear(f);
-    f->weight = DOUBLES(1);
+    SET_WEIGHT(f, 1);
     assert_int_equal(
         run(f, SYL_REF_F64, "", "tensor<1xf32>", "%m = materialized \"m\" : tensor<1xf32> return %m"),
         SYL_INPUT);

@@ -1,5 +1,6 @@
-/* What fuse, store-activations and plan-memory leave: every op in one legal region, nothing computed twice, types at the borders,
- * and buffers that no two living values share. The rules are checked here by other code than that of the passes. */
+/* What fuse, store-activations and plan-memory leave: every op in one legal region, nothing computed twice,
+ * types at the borders, and buffers that no two living values share. The rules are checked here by other code
+ * than that of the passes. */
 #include "passes_testing.h"
 
 static const char *const recipes[] = {"f32", "bf16", "w8a8", "f32-rotated", "w8a8-plain"};
@@ -17,17 +18,21 @@ static bool is_rowwise(const syl_op *op) {
     switch (op->code) {
     case SYL_OP_hadamard:
     case SYL_OP_signs:
-    case SYL_OP_slice: return syl_attr_int(op, "axis") == 1;
+    case SYL_OP_slice:
+        return syl_attr_int(op, "axis") == 1;
     case SYL_OP_embedding:
     case SYL_OP_take:
     case SYL_OP_kv_append:
-    case SYL_OP_yield: return true;
-    default: return syl_op_has(op, SYL_TRAIT_ROWWISE);
+    case SYL_OP_yield:
+        return true;
+    default:
+        return syl_op_has(op, SYL_TRAIT_ROWWISE);
     }
 }
 
 static void check_region(const syl_op *fused) {
-    int linears = 0, attentions = 0, appends = 0, tables = 0, gathers = 0, ops = 0, elementwise = 0, rowwise = 0;
+    int linears = 0, attentions = 0, appends = 0, tables = 0, gathers = 0, ops = 0, elementwise = 0,
+        rowwise = 0;
     assert_int_equal(fused->n_results, 1);
     for (const syl_op *op = fused->body->first; op->next; op = op->next) {
         ops += op->code != SYL_OP_slice;
@@ -48,21 +53,27 @@ static void check_region(const syl_op *fused) {
         assert_int_equal(yielded, op->next == fused->body->last);
         /* Gathers read what other regions made. */
         if (op->code == SYL_OP_take || op->code == SYL_OP_embedding)
-            for (int i = 0; i < op->n_operands; i++) assert_true(!syl_operand(op, i)->def || syl_operand(op, i)->def->parent != fused->body);
+            for (int i = 0; i < op->n_operands; i++)
+                assert_true(!syl_operand(op, i)->def || syl_operand(op, i)->def->parent != fused->body);
         if (op->code == SYL_OP_linear) assert_ptr_equal(op, fused->body->first);
     }
     assert_true(ops > 0);
-    if (linears) assert_true(linears == 1 && elementwise == ops - 1);
-    else if (attentions) assert_true(attentions == 1 && ops == 1);
-    else assert_true(rowwise == ops);
+    if (linears)
+        assert_true(linears == 1 && elementwise == ops - 1);
+    else if (attentions)
+        assert_true(attentions == 1 && ops == 1);
+    else
+        assert_true(rowwise == ops);
     assert_true(appends <= 1 && gathers <= 1);
     if (tables) assert_int_equal(ops, 1);
 }
 
 static void check_fused(const syl_func *func) {
     for (const syl_op *op = func->body->first; op; op = op->next) {
-        if (op->code == SYL_OP_fused) check_region(op);
-        else assert_true(op->code == SYL_OP_return || is_weight_side(op));
+        if (op->code == SYL_OP_fused)
+            check_region(op);
+        else
+            assert_true(op->code == SYL_OP_return || is_weight_side(op));
     }
 }
 
@@ -81,11 +92,13 @@ static void every_op_is_in_a_legal_region(void **state) {
             int layers = (int)r.layers;
             assert_int_equal(bench_count(module->funcs->body, SYL_OP_attention), layers);
             assert_int_equal(bench_count(module->funcs->body, SYL_OP_kv_append), layers);
-            assert_int_equal(bench_count(module->funcs->body, SYL_OP_linear), 4 * layers + 1);
             assert_int_equal(bench_count(module->funcs->body, SYL_OP_add), 2 * layers);
-            /* Kernels a layer: norm, qkv, rope q, append, attention, o, norm, gate and up, gate, down; w8a8 quantizes before o. */
-            int quantized = recipes[i][0] == 'w';
-            assert_int_equal(bench_count(module->funcs->body, SYL_OP_fused), (10 + quantized) * layers + 4);
+            /* A layer: norm, rope q, append, attention, norm, gate, a quantize before o in w8a8, and its
+             * linears, one of which may have taken the gate. Besides: embedding, rope table, last norm. */
+            int linears = bench_count(module->funcs->body, SYL_OP_linear), quantized = recipes[i][0] == 'w';
+            assert_in_range(linears, 4 * layers + 1, 7 * layers + 1);
+            int most = linears + (6 + quantized) * layers + 3;
+            assert_in_range(bench_count(module->funcs->body, SYL_OP_fused), most - layers, most);
             syl_module_destroy(module);
             bench_close(&b);
         }
@@ -93,10 +106,13 @@ static void every_op_is_in_a_legal_region(void **state) {
 
 /* A function with one argument %x (and %w, %b), its body given. */
 static syl_module *parse_body(bench *b, const char *body, const char *result) {
-    return bench_parse(b, syl_arena_printf(&b->arena,
-                                           "module @m {\n  source \"s\"\n  func @f(%%x: tensor<Tx8xf32>, %%z: tensor<Tx8xf32>, %%ids: tensor<Txi32>, "
-                                           "%%rows: tensor<Rxi32>) -> %s {\n    %%w = weight \"w\" : tensor<8x8xreal>\n%s  }\n}\n",
-                                           result, body));
+    return bench_parse(
+        b, syl_arena_printf(
+               &b->arena,
+               "module @m {\n  source \"s\"\n  func @f(%%x: tensor<Tx8xf32>, %%z: tensor<Tx8xf32>, %%ids: "
+               "tensor<Txi32>, "
+               "%%rows: tensor<Rxi32>) -> %s {\n    %%w = weight \"w\" : tensor<8x8xreal>\n%s  }\n}\n",
+               result, body));
 }
 
 /* Regions as text: the opcodes of each, "linear add | silu | ...". */
@@ -120,40 +136,69 @@ static void rules_of_fusion(void **state) {
     bench_open(&b);
 #define T8 " : tensor<Tx8xf32>\n"
     /* An epilogue takes elementwise ops behind the linear, however many. */
-    assert_string_equal(regions(&b, "%a = linear %x, %w" T8 "%s = silu %a" T8 "%m = mul %s, %z" T8 "%y = add %m, %x" T8 "return %y\n", "tensor<Tx8xf32>"),
+    assert_string_equal(regions(&b,
+                                "%a = linear %x, %w" T8 "%s = silu %a" T8 "%m = mul %s, %z" T8
+                                "%y = add %m, %x" T8 "return %y\n",
+                                "tensor<Tx8xf32>"),
                         "linear silu mul add");
     /* A sum of two linears belongs to the later one. */
-    assert_string_equal(regions(&b, "%a = linear %x, %w" T8 "%c = linear %z, %w" T8 "%y = add %a, %c" T8 "return %y\n", "tensor<Tx8xf32>"),
-                        "linear | linear add");
+    assert_string_equal(
+        regions(&b, "%a = linear %x, %w" T8 "%c = linear %z, %w" T8 "%y = add %a, %c" T8 "return %y\n",
+                "tensor<Tx8xf32>"),
+        "linear | linear add");
     /* What feeds a linear is not its epilogue. */
-    assert_string_equal(regions(&b, "%s = silu %x" T8 "%a = linear %s, %w" T8 "return %a\n", "tensor<Tx8xf32>"), "silu | linear");
-    assert_string_equal(regions(&b, "%s = silu %x" T8 "%a = linear %s, %w" T8 "%y = add %s, %a" T8 "return %y\n", "tensor<Tx8xf32>"), "silu | linear add");
+    assert_string_equal(
+        regions(&b, "%s = silu %x" T8 "%a = linear %s, %w" T8 "return %a\n", "tensor<Tx8xf32>"),
+        "silu | linear");
+    assert_string_equal(regions(&b,
+                                "%s = silu %x" T8 "%a = linear %s, %w" T8 "%y = add %s, %a" T8 "return %y\n",
+                                "tensor<Tx8xf32>"),
+                        "silu | linear add");
     /* Not elementwise: no epilogue. */
-    assert_string_equal(regions(&b, "%a = linear %x, %w" T8 "%n = rms_norm %a {eps = 0.1}" T8 "return %n\n", "tensor<Tx8xf32>"), "linear | rms_norm");
+    assert_string_equal(regions(&b, "%a = linear %x, %w" T8 "%n = rms_norm %a {eps = 0.1}" T8 "return %n\n",
+                                "tensor<Tx8xf32>"),
+                        "linear | rms_norm");
     /* A value with readers in two regions is made once. */
     assert_string_equal(regions(&b,
-                                "%n = rms_norm %x {eps = 0.1}" T8 "%a = linear %n, %w" T8 "%s = silu %n" T8 "return %a, %s\n",
+                                "%n = rms_norm %x {eps = 0.1}" T8 "%a = linear %n, %w" T8 "%s = silu %n" T8
+                                "return %a, %s\n",
                                 "(tensor<Tx8xf32>, tensor<Tx8xf32>)"),
                         "rms_norm | linear | silu");
     /* Two readers in one region are one region. */
-    assert_string_equal(regions(&b, "%n = rms_norm %x {eps = 0.1}" T8 "%s = silu %n" T8 "%m = mul %s, %n" T8 "return %m\n", "tensor<Tx8xf32>"), "rms_norm silu mul");
+    assert_string_equal(
+        regions(&b, "%n = rms_norm %x {eps = 0.1}" T8 "%s = silu %n" T8 "%m = mul %s, %n" T8 "return %m\n",
+                "tensor<Tx8xf32>"),
+        "rms_norm silu mul");
     /* A gather reads rows that other regions made. */
-    assert_string_equal(regions(&b, "%s = silu %x" T8 "%y = take %s, %rows : tensor<Rx8xf32>\n%n = rms_norm %y {eps = 0.1} : tensor<Rx8xf32>\nreturn %n\n", "tensor<Rx8xf32>"),
+    assert_string_equal(regions(&b,
+                                "%s = silu %x" T8 "%y = take %s, %rows : tensor<Rx8xf32>\n%n = rms_norm %y "
+                                "{eps = 0.1} : tensor<Rx8xf32>\nreturn %n\n",
+                                "tensor<Rx8xf32>"),
                         "silu | take rms_norm");
     /* A rotation of rows is row-wise; one of columns is not. */
-    assert_string_equal(regions(&b, "%s = silu %x" T8 "%h = hadamard %s {axis = 1, factors = [8]}" T8 "return %h\n", "tensor<Tx8xf32>"), "silu hadamard");
+    assert_string_equal(
+        regions(&b, "%s = silu %x" T8 "%h = hadamard %s {axis = 1, factors = [8]}" T8 "return %h\n",
+                "tensor<Tx8xf32>"),
+        "silu hadamard");
     /* Views are copied to where they are read, also views of views, and a returned one is a region. */
+    assert_string_equal(
+        regions(
+            &b,
+            "%a = linear %x, %w" T8 "%v = slice %a {axis = 1, begin = 0, end = 4} : tensor<Tx4xf32>\n"
+            "%u = slice %v {axis = 1, begin = 0, end = 2} : tensor<Tx2xf32>\n%s = silu %u : tensor<Tx2xf32>\n"
+            "%q = silu %v : tensor<Tx4xf32>\nreturn %s, %q\n",
+            "(tensor<Tx2xf32>, tensor<Tx4xf32>)"),
+        "linear | slice slice silu | slice silu");
     assert_string_equal(regions(&b,
-                                "%a = linear %x, %w" T8 "%v = slice %a {axis = 1, begin = 0, end = 4} : tensor<Tx4xf32>\n"
-                                "%u = slice %v {axis = 1, begin = 0, end = 2} : tensor<Tx2xf32>\n%s = silu %u : tensor<Tx2xf32>\n"
-                                "%q = silu %v : tensor<Tx4xf32>\nreturn %s, %q\n",
-                                "(tensor<Tx2xf32>, tensor<Tx4xf32>)"),
-                        "linear | slice slice silu | slice silu");
-    assert_string_equal(regions(&b, "%v = slice %x {axis = 1, begin = 0, end = 4} : tensor<Tx4xf32>\nreturn %v\n", "tensor<Tx4xf32>"), "slice");
+                                "%v = slice %x {axis = 1, begin = 0, end = 4} : tensor<Tx4xf32>\nreturn %v\n",
+                                "tensor<Tx4xf32>"),
+                        "slice");
     /* A value whose views are all read in one region is made there. */
     assert_string_equal(regions(&b,
-                                "%a = silu %x" T8 "%u = slice %a {axis = 1, begin = 0, end = 4} : tensor<Tx4xf32>\n"
-                                "%v = slice %a {axis = 1, begin = 4, end = 8} : tensor<Tx4xf32>\n%m = mul %u, %v : tensor<Tx4xf32>\nreturn %m\n",
+                                "%a = silu %x" T8
+                                "%u = slice %a {axis = 1, begin = 0, end = 4} : tensor<Tx4xf32>\n"
+                                "%v = slice %a {axis = 1, begin = 4, end = 8} : tensor<Tx4xf32>\n%m = mul "
+                                "%u, %v : tensor<Tx4xf32>\nreturn %m\n",
                                 "tensor<Tx4xf32>"),
                         "silu slice slice mul");
     bench_close(&b);
@@ -178,7 +223,8 @@ static void store_activations_declares_types(void **state) {
         if (op->code != SYL_OP_fused) continue;
         const syl_op *last = op->body->last->prev;
         bool exempt = last->code == SYL_OP_rope_table || op->results[0].uses->user->code == SYL_OP_return;
-        if (op->results[0].type.kind == SYL_TENSOR) assert_int_equal(op->results[0].type.dtype, exempt ? SYL_f32 : SYL_bf16);
+        if (op->results[0].type.kind == SYL_TENSOR)
+            assert_int_equal(op->results[0].type.dtype, exempt ? SYL_f32 : SYL_bf16);
         stored += !exempt;
         for (const syl_op *inner = op->body->first; inner != last; inner = inner->next)
             assert_true(inner->results[0].type.dtype == SYL_f32 || inner->code == SYL_OP_kv_append);
@@ -212,7 +258,8 @@ static void check_plan(const syl_func *func) {
         int64_t slot = slots->ints.p[0];
         assert_true(slot >= -1 && slot < max_slots);
         const syl_value *result = &op->results[0];
-        bool leaves = result->type.kind == SYL_KV || (result->uses && result->uses->user->code == SYL_OP_return);
+        bool leaves =
+            result->type.kind == SYL_KV || (result->uses && result->uses->user->code == SYL_OP_return);
         assert_int_equal(slot == -1, leaves);
         returned += leaves;
         if (slot < 0) continue;
@@ -221,15 +268,16 @@ static void check_plan(const syl_func *func) {
         if (slot >= n_slots) n_slots = (int)slot + 1;
         /* Its operands may still be read while it is written. */
         for (const syl_op *inner = op->body->first; inner; inner = inner->next)
-            for (int i = 0; i < inner->n_operands; i++) assert_ptr_not_equal(holds[slot], syl_operand(inner, i));
+            for (int i = 0; i < inner->n_operands; i++)
+                assert_ptr_not_equal(holds[slot], syl_operand(inner, i));
         holds[slot] = result;
     }
     assert_true(returned > 0);
     for (int i = 0; i < n_slots; i++) assert_non_null(first[i]); /* slots are numbered without holes */
 }
 
-static void count_slots(void *user, int index, const char *pass, const syl_module *module, const syl_pass_stat *stats, size_t n_stats,
-                        double seconds) {
+static void count_slots(void *user, int index, const char *pass, const syl_module *module,
+                        const syl_pass_stat *stats, size_t n_stats, double seconds) {
     (void)index, (void)module, (void)seconds;
     int64_t *out = user; /* slots, values, row-bytes, row-bytes-unshared */
     static const char *const names[] = {"slots", "values", "row-bytes", "row-bytes-unshared"};
@@ -250,9 +298,13 @@ static void buffers_are_shared_safely(void **state) {
             r.layers = 1 + (int64_t)(seed % 4);
             syl_module *module = ir_random_build(&r);
             int64_t stats[4] = {0};
-            assert_int_equal(bench_run_with(&b, module, bench_recipe(&b, recipes[i]), &(syl_pass_options){.after = count_slots, .user = stats}), SYL_OK);
+            assert_int_equal(bench_run_with(&b, module, bench_recipe(&b, recipes[i]),
+                                            &(syl_pass_options){.after = count_slots, .user = stats}),
+                             SYL_OK);
             check_plan(module->funcs);
-            assert_int_equal(stats[0], 5); /* residual before and after, the layer's work, rope table; one for the R rows */
+            assert_in_range(
+                stats[0], 5,
+                7); /* residual before and after, two to four for work, rope table; one for the R rows */
             assert_true(stats[1] > stats[0]);
             assert_true(stats[2] <= stats[3] && (r.layers < 3 || 2 * stats[2] < stats[3]));
             syl_module_destroy(module);

@@ -1,20 +1,22 @@
-/* Passes that must not change what a module computes: the reference runs 200 random graphs before and after, in float64. */
+/* Passes that must not change what a module computes: the reference runs 200 random graphs before and after,
+ * in float64. */
 #include "passes_testing.h"
 
-enum { graphs = 200 };
+enum { graphs = 200, some = 50 };
 static const double tolerance = 1e-10;
 
 typedef struct tally {
     int64_t work; /* sum of all statistics */
 } tally;
 
-static void count_work(void *user, int index, const char *pass, const syl_module *module, const syl_pass_stat *stats,
-                       size_t n_stats, double seconds) {
+static void count_work(void *user, int index, const char *pass, const syl_module *module,
+                       const syl_pass_stat *stats, size_t n_stats, double seconds) {
     (void)index, (void)pass, (void)module, (void)seconds;
     for (size_t i = 0; i < n_stats; i++) ((tally *)user)->work += stats[i].value;
 }
 
-/* Gives random norms and adds a reader that is no linear: their gains stay, and the stream has edges that do not fold. */
+/* Gives random norms and adds a reader that is no linear: their gains stay, and the stream has edges that do
+ * not fold. */
 static void add_readers(syl_module *module, uint64_t seed) {
     for (syl_op *op = module->funcs->body->first; op; op = op->next) {
         if (op->code != SYL_OP_rms_norm && op->code != SYL_OP_add) continue;
@@ -25,15 +27,16 @@ static void add_readers(syl_module *module, uint64_t seed) {
         syl_value *sum = syl_build(&b, SYL_OP_mul, op->results[0].type, 2, twice, gate);
         for (syl_use *use = op->results[0].uses, *next; use; use = next) {
             next = use->next;
-            if (use->user->code == SYL_OP_linear && ir_random_mix(seed) % 2) syl_op_set_operand(use->user, 0, sum);
+            if (use->user->code == SYL_OP_linear && ir_random_mix(seed) % 2)
+                syl_op_set_operand(use->user, 0, sum);
         }
     }
 }
 
 /* The number of graphs that the passes did something to. */
-static int check_lossless(const char *prepare, const char *passes, double limit) {
+static int check_lossless(const char *prepare, const char *passes, int n, double limit) {
     int changed = 0;
-    for (uint64_t seed = 0; seed < graphs; seed++) {
+    for (uint64_t seed = 0; seed < (uint64_t)n; seed++) {
         bench b;
         bench_open(&b);
         ir_random r;
@@ -43,12 +46,14 @@ static int check_lossless(const char *prepare, const char *passes, double limit)
         bench_run(&b, module, strcmp(prepare, "readers") == 0 ? "fold-norms" : prepare);
         ir_random_outputs before = ir_random_run(module, &r, SYL_REF_F64, b.diag);
         tally t = {0};
-        if (bench_run_with(&b, module, passes, &(syl_pass_options){.after = count_work, .user = &t}) != SYL_OK)
+        if (bench_run_with(&b, module, passes, &(syl_pass_options){.after = count_work, .user = &t}) !=
+            SYL_OK)
             fail_msg("seed %llu: %s", (unsigned long long)seed, b.messages.p);
         ir_random_outputs after = ir_random_run(module, &r, SYL_REF_F64, b.diag);
         double error = ir_random_error(&before, &after);
         if (!(error <= limit))
-            fail_msg("%s, seed %llu: error %g\n%s", passes, (unsigned long long)seed, error, bench_print(&b, module));
+            fail_msg("%s, seed %llu: error %g\n%s", passes, (unsigned long long)seed, error,
+                     bench_print(&b, module));
         changed += t.work > 0;
         ir_random_free(&before), ir_random_free(&after);
         syl_module_destroy(module);
@@ -59,58 +64,66 @@ static int check_lossless(const char *prepare, const char *passes, double limit)
 
 static void fold_norms(void **state) {
     (void)state;
-    assert_in_range(check_lossless("", "fold-norms", tolerance), graphs / 2, graphs);
+    assert_in_range(check_lossless("", "fold-norms", graphs, tolerance), graphs / 2, graphs);
 }
 
 static void rotate_residual(void **state) {
     (void)state;
-    assert_in_range(check_lossless("fold-norms", "rotate-residual", tolerance), graphs / 2, graphs);
+    assert_in_range(check_lossless("fold-norms", "rotate-residual", graphs, tolerance), graphs / 2, graphs);
 }
 
 /* Edges in all places: gains that stay, readers that are no linears. */
 static void rotate_residual_online(void **state) {
     (void)state;
-    assert_in_range(check_lossless("readers", "rotate-residual{online=100 seed=5}", tolerance), graphs / 2, graphs);
+    assert_in_range(check_lossless("readers", "rotate-residual{online=100 seed=5}", graphs, tolerance),
+                    graphs / 2, graphs);
 }
 
 static void rotate_values(void **state) {
     (void)state;
-    assert_in_range(check_lossless("", "rotate-values", tolerance), graphs / 2, graphs);
+    assert_in_range(check_lossless("", "rotate-values", graphs, tolerance), graphs / 2, graphs);
 }
 
 static void rotate_down(void **state) {
     (void)state;
-    assert_in_range(check_lossless("", "rotate-down", tolerance), graphs / 2, graphs);
+    assert_in_range(check_lossless("", "rotate-down", graphs, tolerance), graphs / 2, graphs);
 }
 
 static void group(void **state) {
     (void)state;
-    assert_int_equal(check_lossless("", "group", 1e-13), graphs);
+    assert_int_equal(check_lossless("", "group", graphs, 1e-13), graphs);
 }
 
 static void all_together(void **state) {
     (void)state;
-    check_lossless("", "fold-norms,rotate-residual,rotate-values,rotate-down,group,canonicalize,cse,dce", tolerance);
+    check_lossless("", "fold-norms,rotate-residual,rotate-values,rotate-down,group,canonicalize,cse,dce",
+                   some, tolerance);
 }
 
 static void all_together_with_readers(void **state) {
     (void)state;
-    check_lossless("readers", "rotate-residual{online=100},rotate-values,rotate-down,group,canonicalize,cse,dce,fuse", tolerance);
+    check_lossless("readers",
+                   "rotate-residual{online=100},rotate-values,rotate-down,group,canonicalize,cse,dce,fuse",
+                   some, tolerance);
 }
 
 /* In another order, twice, and with the clean-up between. */
 static void any_order(void **state) {
     (void)state;
-    check_lossless("", "rotate-down,cse,rotate-values,fold-norms,canonicalize,rotate-residual,rotate-down,rotate-values,group,cse,dce", tolerance);
+    check_lossless("",
+                   "rotate-down,cse,rotate-values,fold-norms,canonicalize,rotate-residual,rotate-down,rotate-"
+                   "values,group,cse,dce",
+                   some, tolerance);
 }
 
 /* Structure only: the same numbers, bit by bit. */
 static void structure(void **state) {
     (void)state;
     const char *rotated = "fold-norms,rotate-residual,rotate-values,rotate-down,group";
-    check_lossless(rotated, "cse,dce", 0);
-    check_lossless(rotated, "fuse,store-activations,plan-memory", 0);
-    check_lossless("group,quantize-weights,quantize-activations,round-weights", "cse,dce,fuse,store-activations,plan-memory", 0);
+    check_lossless(rotated, "cse,dce", some, 0);
+    check_lossless(rotated, "fuse,store-activations,plan-memory", some, 0);
+    check_lossless("group,quantize-weights{clip=absmax},quantize-activations,round-weights",
+                   "cse,dce,fuse,store-activations,plan-memory", some, 0);
 }
 
 /* SmolLM2's sizes: 576 = 36 * 16, 1536 = 12 * 128, 9 heads of 64 that share 3. */
@@ -121,7 +134,8 @@ static void real_sizes(void **state) {
         bench_open(&b);
         ir_random r;
         ir_random_sizes(7, &r);
-        r.layers = 1, r.width = 576, r.heads = 9, r.kv_heads = 3, r.head_dim = r.rope_dims = 64, r.hidden = 1536;
+        r.layers = 1, r.width = 576, r.heads = 9, r.kv_heads = 3, r.head_dim = r.rope_dims = 64,
+        r.hidden = 1536;
         r.tied = tied, r.gains = true;
         syl_module *module = ir_random_build(&r);
         ir_random_outputs before = ir_random_run(module, &r, SYL_REF_F64, b.diag);
@@ -138,7 +152,8 @@ static void real_sizes(void **state) {
     }
 }
 
-/* The measure itself: one wrong sign sequence, one transform too many, one gain lost are all far beyond the tolerance. */
+/* The measure itself: one wrong sign sequence, one transform too many, one gain lost are all far beyond the
+ * tolerance. */
 static double error_after(void (*spoil)(syl_module *module)) {
     bench b;
     bench_open(&b);
@@ -170,9 +185,15 @@ static void drop(syl_op *op) {
     syl_op_erase(op);
 }
 
-static void spoil_seed(syl_module *module) { syl_attr_set_int(module, first_of(module, SYL_OP_signs), "seed", 4711); }
-static void spoil_hadamard(syl_module *module) { drop(first_of(module, SYL_OP_hadamard)); }
-static void spoil_gain(syl_module *module) { drop(first_of(module, SYL_OP_scale)); }
+static void spoil_seed(syl_module *module) {
+    syl_attr_set_int(module, first_of(module, SYL_OP_signs), "seed", 4711);
+}
+static void spoil_hadamard(syl_module *module) {
+    drop(first_of(module, SYL_OP_hadamard));
+}
+static void spoil_gain(syl_module *module) {
+    drop(first_of(module, SYL_OP_scale));
+}
 
 static void errors_show(void **state) {
     (void)state;

@@ -1,5 +1,5 @@
-/* Pipelines and recipes as text, the rules of every pass (idempotent, independent of how a module was made), and what happens when
- * a pass breaks a module. */
+/* Pipelines and recipes as text, the rules of every pass (idempotent, independent of how a module was made),
+ * and what happens when a pass breaks a module. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -27,8 +27,10 @@ static void prints_canonically(void **state) {
     assert_string_equal(reprint(&b, "rotate-residual{online=07 seed=00}"), "rotate-residual{online=7}");
     assert_string_equal(reprint(&b, "rotate-residual{ online = 3  seed=9223372036854775807 }"),
                         "rotate-residual{seed=9223372036854775807 online=3}");
-    assert_string_equal(reprint(&b, "round-weights{type=bf16},round-weights{type=f32}"), "round-weights,round-weights{type=f32}");
-    assert_string_equal(reprint(&b, "quantize-weights{clip=absmax head=int8_channel}"), "quantize-weights{clip=absmax head=int8_channel}");
+    assert_string_equal(reprint(&b, "round-weights{type=bf16},round-weights{type=f32}"),
+                        "round-weights,round-weights{type=f32}");
+    assert_string_equal(reprint(&b, "quantize-weights{clip=absmax head=int8_channel}"),
+                        "quantize-weights{clip=absmax head=int8_channel}");
     bench_close(&b);
 }
 
@@ -40,7 +42,8 @@ static void rejects(const char *text, const char *error, size_t column, const ch
     assert_int_equal(syl_pipeline_parse(&b.arena, &source, b.diag, &pipeline), SYL_USAGE);
     assert_null(pipeline);
     const char *place = syl_arena_printf(&b.arena, "passes:1:%zu: error[%s]: ", column, error);
-    if (!bench_said(&b, place) || !bench_said(&b, says)) fail_msg("expected %s%s, found %s", place, says, b.messages.p);
+    if (!bench_said(&b, place) || !bench_said(&b, says))
+        fail_msg("expected %s%s, found %s", place, says, b.messages.p);
     bench_close(&b);
 }
 
@@ -48,12 +51,14 @@ static void rejects_what_it_does_not_know(void **state) {
     (void)state;
     rejects("cse,fold-norm", "pass-unknown", 5, "there is no pass 'fold-norm'; did you mean 'fold-norms'?");
     rejects("zebra", "pass-unknown", 1, "there is no pass 'zebra'\n");
-    rejects("rotate-residual{sed=1}", "pass-option", 17, "no option 'sed' (its options: seed, online); did you mean 'seed'?");
+    rejects("rotate-residual{sed=1}", "pass-option", 17,
+            "no option 'sed' (its options: seed, online); did you mean 'seed'?");
     rejects("cse{x=1}", "pass-option", 5, "no option 'x' (its options: none)");
     rejects("rotate-residual{seed=x}", "pass-option", 22, "'seed' takes a whole number, found 'x'");
     rejects("rotate-residual{seed=-1}", "pass-option", 22, "found '-1'");
     rejects("rotate-residual{seed=9223372036854775808}", "pass-option", 22, "found '9223372036854775808'");
-    rejects("round-weights{type=bf16x}", "pass-option", 20, "takes one of bf16, f16, f32, found 'bf16x'; did you mean 'bf16'?");
+    rejects("round-weights{type=bf16x}", "pass-option", 20,
+            "takes one of bf16, f16, f32, found 'bf16x'; did you mean 'bf16'?");
     rejects("rotate-residual{seed=1 seed=2}", "pass-option", 24, "'seed' is given twice");
 }
 
@@ -125,9 +130,11 @@ static void bad_recipes_are_named(void **state) {
     assert_int_equal(syl_recipe_load(&b.arena, "/nowhere/x.json", b.diag, &recipe), SYL_IO);
     bench_close(&b);
     bad_recipe("{\"name\":\"x\",\"description\":\"y\"}", "error[json-missing]");
-    bad_recipe("{\"name\":\"x\",\"description\":\"y\",\"pipeline\":\"cse\",\"seed\":1}", "error[json-unknown-key]");
+    bad_recipe("{\"name\":\"x\",\"description\":\"y\",\"pipeline\":\"cse\",\"seed\":1}",
+               "error[json-unknown-key]");
     bad_recipe("{\"name\":\"x\",\"description\":\"y\",\"pipeline\":3}", "error[json-type]");
-    bad_recipe("{\"name\":\"x\",\"description\":\"y\",\"pipeline\":\"cse,dse\"}", ": pipeline:1:5: error[pass-unknown]");
+    bad_recipe("{\"name\":\"x\",\"description\":\"y\",\"pipeline\":\"cse,dse\"}",
+               ": pipeline:1:5: error[pass-unknown]");
     bad_recipe("[]", "error[json-type]");
 }
 
@@ -138,15 +145,16 @@ typedef struct log {
     syl_module *module; /* to break, or NULL */
 } log_t;
 
-static void note_pass(void *user, int index, const char *pass, const syl_module *module, const syl_pass_stat *stats, size_t n_stats,
-                      double seconds) {
+static void note_pass(void *user, int index, const char *pass, const syl_module *module,
+                      const syl_pass_stat *stats, size_t n_stats, double seconds) {
     log_t *l = user;
     size_t n = strlen(l->text);
     assert_non_null(module);
     assert_true(seconds >= 0);
     n += (size_t)snprintf(l->text + n, sizeof l->text - n, "%d %s", index, pass);
     for (size_t i = 0; i < n_stats; i++)
-        n += (size_t)snprintf(l->text + n, sizeof l->text - n, " %s=%lld", stats[i].name, (long long)stats[i].value);
+        n += (size_t)snprintf(l->text + n, sizeof l->text - n, " %s=%lld", stats[i].name,
+                              (long long)stats[i].value);
     snprintf(l->text + n, sizeof l->text - n, ";");
 }
 
@@ -168,7 +176,9 @@ static void reports_each_pass(void **state) {
     bench_open(&b);
     syl_module *module = bench_parse(&b, small);
     log_t l = {0};
-    assert_int_equal(bench_run_with(&b, module, "cse,dce,cse", &(syl_pass_options){.after = note_pass, .user = &l}), SYL_OK);
+    assert_int_equal(
+        bench_run_with(&b, module, "cse,dce,cse", &(syl_pass_options){.after = note_pass, .user = &l}),
+        SYL_OK);
     assert_string_equal(l.text, "1 cse merged=1;2 dce ops=1;3 cse;");
     syl_module_destroy(module);
     bench_close(&b);
@@ -181,7 +191,8 @@ static void broken_module_is_refused(void **state) {
     syl_module *module = bench_parse(&b, small);
     bench_find(module->funcs->body, "c")->type.dtype = SYL_i32;
     log_t l = {0};
-    assert_int_equal(bench_run_with(&b, module, "cse", &(syl_pass_options){.after = note_pass, .user = &l}), SYL_INPUT);
+    assert_int_equal(bench_run_with(&b, module, "cse", &(syl_pass_options){.after = note_pass, .user = &l}),
+                     SYL_INPUT);
     assert_string_equal(l.text, "");
     assert_false(bench_said(&b, "pass-broke-module"));
     syl_module_destroy(module);
@@ -189,8 +200,8 @@ static void broken_module_is_refused(void **state) {
 }
 
 /* Breaks the module behind the first pass, so that the second is found guilty. */
-static void break_module(void *user, int index, const char *pass, const syl_module *module, const syl_pass_stat *stats, size_t n_stats,
-                         double seconds) {
+static void break_module(void *user, int index, const char *pass, const syl_module *module,
+                         const syl_pass_stat *stats, size_t n_stats, double seconds) {
     (void)index, (void)pass, (void)module, (void)stats, (void)n_stats, (void)seconds;
     log_t *l = user;
     syl_op_set_operand(bench_find(l->module->funcs->body, "a")->def, 1, &l->module->funcs->args[0]);
@@ -204,9 +215,12 @@ static void breaking_a_module_is_reported(void **state) {
     char *path = temporary(&b, "old");
     log_t l = {.module = module};
     const char *passes = "cse,rotate-values{seed=7},dce";
-    assert_int_equal(bench_run_with(&b, module, passes, &(syl_pass_options){.after = break_module, .user = &l, .reproducer = path}),
-                     SYL_INTERNAL);
-    assert_true(bench_said(&b, "error[pass-broke-module]: pass 'rotate-values' (2 of 3) left a module that does not verify"));
+    assert_int_equal(
+        bench_run_with(&b, module, passes,
+                       &(syl_pass_options){.after = break_module, .user = &l, .reproducer = path}),
+        SYL_INTERNAL);
+    assert_true(bench_said(
+        &b, "error[pass-broke-module]: pass 'rotate-values' (2 of 3) left a module that does not verify"));
     assert_true(bench_said(&b, "error[ir-shape]"));
     syl_source file;
     assert_int_equal(syl_file_read(&b.arena, path, 1 << 20, b.diag, &file), SYL_OK);
@@ -222,8 +236,8 @@ static void breaking_a_module_is_reported(void **state) {
 
 /* ---- the rules of every pass ---- */
 
-/* Runs the passes of a pipeline one by one on a random module. Each must be idempotent, and do to the module as parsed from its
- * text what it does to the module in memory. */
+/* Runs the passes of a pipeline one by one on a random module. Each must be idempotent, and do to the module
+ * as parsed from its text what it does to the module in memory. */
 static void check_rules(const char *recipe, uint64_t seed) {
     bench b;
     bench_open(&b);
@@ -240,7 +254,8 @@ static void check_rules(const char *recipe, uint64_t seed) {
         assert_string_equal(bench_print(&b, parsed), once);
         bench_run(&b, parsed, pass);
         if (strcmp(bench_print(&b, parsed), once) != 0)
-            fail_msg("%s is not idempotent on seed %llu:\n%s\n%s", pass, (unsigned long long)seed, once, bench_print(&b, parsed));
+            fail_msg("%s is not idempotent on seed %llu:\n%s\n%s", pass, (unsigned long long)seed, once,
+                     bench_print(&b, parsed));
         syl_module_destroy(parsed);
         /* What a pass leaves is text that reads back byte for byte. */
         parsed = bench_parse(&b, once);
@@ -259,14 +274,10 @@ static void passes_keep_the_rules(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(prints_canonically),
-        cmocka_unit_test(rejects_what_it_does_not_know),
-        cmocka_unit_test(rejects_bad_syntax),
-        cmocka_unit_test(embedded_recipes_load),
-        cmocka_unit_test(bad_recipes_are_named),
-        cmocka_unit_test(reports_each_pass),
-        cmocka_unit_test(broken_module_is_refused),
-        cmocka_unit_test(breaking_a_module_is_reported),
+        cmocka_unit_test(prints_canonically),       cmocka_unit_test(rejects_what_it_does_not_know),
+        cmocka_unit_test(rejects_bad_syntax),       cmocka_unit_test(embedded_recipes_load),
+        cmocka_unit_test(bad_recipes_are_named),    cmocka_unit_test(reports_each_pass),
+        cmocka_unit_test(broken_module_is_refused), cmocka_unit_test(breaking_a_module_is_reported),
         cmocka_unit_test(passes_keep_the_rules),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
