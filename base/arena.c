@@ -21,7 +21,9 @@ static void abort_on_exhaustion(size_t size) {
 
 void (*syl_out_of_memory_hook)(size_t size) = abort_on_exhaustion;
 
-void syl_arena_init(syl_arena *arena) { *arena = (syl_arena){0}; }
+void syl_arena_init(syl_arena *arena) {
+    *arena = (syl_arena){0};
+}
 
 void syl_arena_free(syl_arena *arena) {
     for (struct syl_arena_block *block = arena->head, *next; block; block = next) {
@@ -78,7 +80,9 @@ char *syl_arena_strndup(syl_arena *arena, const char *text, size_t n) {
     return copy;
 }
 
-char *syl_arena_strdup(syl_arena *arena, const char *text) { return syl_arena_strndup(arena, text, strlen(text)); }
+char *syl_arena_strdup(syl_arena *arena, const char *text) {
+    return syl_arena_strndup(arena, text, strlen(text));
+}
 
 char *syl_arena_vprintf(syl_arena *arena, const char *fmt, va_list args) {
     va_list again;

@@ -1,8 +1,8 @@
 /* Block arena: memory with one lifetime, freed all at once.
  *
- * Metadata (IR, diagnostics, plans) lives in arenas and is never freed singly. Exhausting memory for metadata calls the
- * out-of-memory hook, whose default aborts; its size is bounded by the caps of the readers. Tensor-sized buffers do
- * not belong here: use syl_alloc_aligned (size.h) and report out_of_memory. */
+ * Metadata (IR, diagnostics, plans) lives in arenas and is never freed singly. Exhausting memory for metadata
+ * calls the out-of-memory hook, whose default aborts; its size is bounded by the caps of the readers.
+ * Tensor-sized buffers do not belong here: use syl_alloc_aligned (size.h) and report out_of_memory. */
 #ifndef SYL_BASE_ARENA_H
 #define SYL_BASE_ARENA_H
 
@@ -16,7 +16,8 @@ typedef struct syl_arena {
 } syl_arena;
 
 void syl_arena_init(syl_arena *arena);
-void syl_arena_free(syl_arena *arena); /* frees every block; the arena is usable again as if just initialised */
+void syl_arena_free(
+    syl_arena *arena); /* frees every block; the arena is usable again as if just initialised */
 
 /* Zeroed memory aligned for any type; size 0 gives a unique pointer. Never NULL. */
 void *syl_arena_alloc(syl_arena *arena, size_t size);

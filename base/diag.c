@@ -20,14 +20,21 @@ static const struct {
 #include "base/errors.def"
 };
 
-const char *syl_error_name(syl_error_id id) { return error_table[id].name; }
-syl_status syl_error_status(syl_error_id id) { return error_table[id].status; }
-const char *syl_error_help(syl_error_id id) { return error_table[id].help; }
+const char *syl_error_name(syl_error_id id) {
+    return error_table[id].name;
+}
+syl_status syl_error_status(syl_error_id id) {
+    return error_table[id].status;
+}
+const char *syl_error_help(syl_error_id id) {
+    return error_table[id].help;
+}
 
 const char *syl_status_name(syl_status status) {
     switch (status) {
 #define STATUS(name, code, meaning)                                                                          \
-    case SYL_##name: return #name;
+    case SYL_##name:                                                                                         \
+        return #name;
 #include "base/status.def"
     }
     return "?";
@@ -36,7 +43,8 @@ const char *syl_status_name(syl_status status) {
 const char *syl_status_meaning(syl_status status) {
     switch (status) {
 #define STATUS(name, code, meaning)                                                                          \
-    case SYL_##name: return meaning;
+    case SYL_##name:                                                                                         \
+        return meaning;
 #include "base/status.def"
     }
     return "?";
@@ -57,9 +65,12 @@ void syl_diag_destroy(syl_diag *diag) {
     free(diag);
 }
 
-size_t syl_diag_errors(const syl_diag *diag) { return diag->errors; }
+size_t syl_diag_errors(const syl_diag *diag) {
+    return diag->errors;
+}
 
-static void emit(syl_diag *diag, syl_severity severity, syl_error_id id, syl_loc loc, const char *fmt, va_list args) {
+static void emit(syl_diag *diag, syl_severity severity, syl_error_id id, syl_loc loc, const char *fmt,
+                 va_list args) {
     if (!diag) return;
     syl_arena arena;
     syl_arena_init(&arena);
@@ -125,14 +136,22 @@ void syl_message_render(const syl_message *message, syl_text *out) {
     size_t line, column;
     syl_loc_line(message->loc, &line, &column);
     if (message->loc.source) {
-        if (line) syl_text_printf(out, "%s:%zu:%zu: ", message->loc.source->name, line, column);
-        else if (message->loc.offset) syl_text_printf(out, "%s:+%zu: ", message->loc.source->name, message->loc.offset);
-        else syl_text_printf(out, "%s: ", message->loc.source->name);
+        if (line)
+            syl_text_printf(out, "%s:%zu:%zu: ", message->loc.source->name, line, column);
+        else if (message->loc.offset)
+            syl_text_printf(out, "%s:+%zu: ", message->loc.source->name, message->loc.offset);
+        else
+            syl_text_printf(out, "%s: ", message->loc.source->name);
     }
-    if (message->severity == SYL_SEV_ERROR) syl_text_printf(out, "error[%s]: %s\n", syl_error_name(message->error), message->text);
-    else syl_text_printf(out, "%s: %s\n", names[message->severity], message->text);
+    if (message->severity == SYL_SEV_ERROR)
+        syl_text_printf(out, "error[%s]: %s\n", syl_error_name(message->error), message->text);
+    else
+        syl_text_printf(out, "%s: %s\n", names[message->severity], message->text);
     if (line) render_source_line(&message->loc, column, out);
-    if (message->severity == SYL_SEV_ERROR) syl_text_printf(out, "    help: %s\n", syl_error_help(message->error));
+    if (message->severity == SYL_SEV_ERROR)
+        syl_text_printf(out, "    help: %s\n", syl_error_help(message->error));
 }
 
-void syl_diag_capture(void *text, const syl_message *message) { syl_message_render(message, text); }
+void syl_diag_capture(void *text, const syl_message *message) {
+    syl_message_render(message, text);
+}

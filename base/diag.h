@@ -2,9 +2,10 @@
  *
  * A function that fails reports once, at the place that knows most, and returns the status of the report:
  *     return syl_error(diag, SYL_ERR_json_syntax, loc, "expected ',' or '}', found '%c'", c);
- * Messages are lower case without a full stop, quote the user's text, and say what was expected and what was found.
- * The rows of errors.def give each error its printed name, status and help line. A sink receives every message; the
- * library itself prints nothing. All functions here may be called from several threads with one syl_diag. */
+ * Messages are lower case without a full stop, quote the user's text, and say what was expected and what was
+ * found. The rows of errors.def give each error its printed name, status and help line. A sink receives every
+ * message; the library itself prints nothing. All functions here may be called from several threads with one
+ * syl_diag. */
 #ifndef SYL_BASE_DIAG_H
 #define SYL_BASE_DIAG_H
 
@@ -20,7 +21,8 @@ typedef enum syl_error_id {
 
 typedef enum syl_severity { SYL_SEV_ERROR, SYL_SEV_WARNING, SYL_SEV_REMARK, SYL_SEV_NOTE } syl_severity;
 
-/* A file or text that locations point into. `text` may be NULL (binary file): then places print as name:+offset. */
+/* A file or text that locations point into. `text` may be NULL (binary file): then places print as
+ * name:+offset. */
 typedef struct syl_source {
     const char *name; /* borrowed: must outlive every location */
     const char *text; /* borrowed, or NULL */
@@ -51,8 +53,10 @@ size_t syl_diag_errors(const syl_diag *diag);
 /* Reports an error and returns its status. At most 20 errors reach the sink. */
 syl_status syl_error(syl_diag *diag, syl_error_id id, syl_loc loc, const char *fmt, ...) SYL_PRINTF(4, 5);
 void syl_warning(syl_diag *diag, syl_loc loc, const char *fmt, ...) SYL_PRINTF(3, 4);
-void syl_remark(syl_diag *diag, syl_loc loc, const char *fmt, ...) SYL_PRINTF(3, 4); /* what a pass decided, and why */
-void syl_note(syl_diag *diag, syl_loc loc, const char *fmt, ...) SYL_PRINTF(3, 4);   /* attaches to the last message */
+void syl_remark(syl_diag *diag, syl_loc loc, const char *fmt, ...)
+    SYL_PRINTF(3, 4); /* what a pass decided, and why */
+void syl_note(syl_diag *diag, syl_loc loc, const char *fmt, ...)
+    SYL_PRINTF(3, 4); /* attaches to the last message */
 
 const char *syl_error_name(syl_error_id id); /* "json-syntax" */
 syl_status syl_error_status(syl_error_id id);
@@ -61,7 +65,8 @@ const char *syl_error_help(syl_error_id id);
 /* 1-based line and column (bytes) of a place in a text source; 0, 0 where there is none. */
 void syl_loc_line(syl_loc loc, size_t *out_line, size_t *out_column);
 
-/* Renders as the command prints it: "file:line:col: error[name]: text", the source line, a caret, the help line. */
+/* Renders as the command prints it: "file:line:col: error[name]: text", the source line, a caret, the help
+ * line. */
 void syl_message_render(const syl_message *message, syl_text *out);
 
 /* A sink that appends rendered messages to the syl_text passed as user; for tests. */

@@ -5,8 +5,10 @@
 #include <stdbool.h>
 #include "base/diag.h"
 
-/* Reads a whole text file into the arena (NUL-terminated); refuses files above max_size (input error file-too-large). out->name = path. */
-SYL_NODISCARD syl_status syl_file_read(syl_arena *arena, const char *path, size_t max_size, syl_diag *diag, syl_source *out);
+/* Reads a whole text file into the arena (NUL-terminated); refuses files above max_size (input error
+ * file-too-large). out->name = path. */
+SYL_NODISCARD syl_status syl_file_read(syl_arena *arena, const char *path, size_t max_size, syl_diag *diag,
+                                       syl_source *out);
 
 /* A read-only private mapping of a file. */
 typedef struct syl_mapping {
@@ -16,13 +18,15 @@ typedef struct syl_mapping {
 SYL_NODISCARD syl_status syl_file_map(const char *path, syl_diag *diag, syl_mapping *out);
 void syl_file_unmap(syl_mapping *mapping); /* fine on a zeroed one */
 
-/* A file that appears at `path` by rename when committed, after fsync; until then it is a temporary file in the same folder, which
- * discard (and a failed commit) removes. Errors are sticky: writes after a failure do nothing and commit reports it. */
+/* A file that appears at `path` by rename when committed, after fsync; until then it is a temporary file in
+ * the same folder, which discard (and a failed commit) removes. Errors are sticky: writes after a failure do
+ * nothing and commit reports it. */
 typedef struct syl_output syl_output;
 SYL_NODISCARD syl_status syl_output_open(const char *path, syl_diag *diag, syl_output **out);
 SYL_NODISCARD syl_status syl_output_write(syl_output *output, const void *data, size_t size);
 /* Writes at an absolute offset (the file grows as needed). May be called from several threads. */
-SYL_NODISCARD syl_status syl_output_write_at(syl_output *output, size_t offset, const void *data, size_t size);
+SYL_NODISCARD syl_status syl_output_write_at(syl_output *output, size_t offset, const void *data,
+                                             size_t size);
 SYL_NODISCARD syl_status syl_output_commit(syl_output *output); /* consumes output */
 void syl_output_discard(syl_output *output);                    /* consumes output; NULL is fine */
 /* Open, write, commit. */

@@ -1,10 +1,13 @@
-/* Content hashes: XXH3-128 as 32 hex digits. Against accidents (stale caches, torn files), not against attackers. */
+/* Content hashes: XXH3-128 as 32 hex digits. Against accidents (stale caches, torn files), not against
+ * attackers. */
 #ifndef SYL_BASE_HASH_H
 #define SYL_BASE_HASH_H
 
 #include <stddef.h>
 
-typedef struct syl_hash { char hex[33]; } syl_hash;
+typedef struct syl_hash {
+    char hex[33];
+} syl_hash;
 syl_hash syl_hash_bytes(const void *data, size_t size);
 
 /* Incremental, over length-prefixed fields, so ("ab","c") and ("a","bc") differ. */

@@ -42,4 +42,6 @@ void *syl_map_get(const syl_map *map, const void *key, size_t key_size) {
     return index ? map->entries.p[index - 1].value : NULL;
 }
 
-void *syl_map_get_str(const syl_map *map, const char *key) { return syl_map_get(map, key, strlen(key)); }
+void *syl_map_get_str(const syl_map *map, const char *key) {
+    return syl_map_get(map, key, strlen(key));
+}

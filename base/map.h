@@ -1,4 +1,5 @@
-/* Hash map from byte strings to pointers, in an arena. Iteration goes in order of insertion, so results never depend on hashes. */
+/* Hash map from byte strings to pointers, in an arena. Iteration goes in order of insertion, so results never
+ * depend on hashes. */
 #ifndef SYL_BASE_MAP_H
 #define SYL_BASE_MAP_H
 
@@ -18,7 +19,8 @@ typedef struct syl_map {
 } syl_map;
 
 void syl_map_init(syl_map *map, syl_arena *arena);
-/* Returns the value's slot, inserting NULL where the key is new; *out_new may be NULL. The slot is valid until the next insertion. */
+/* Returns the value's slot, inserting NULL where the key is new; *out_new may be NULL. The slot is valid
+ * until the next insertion. */
 void **syl_map_slot(syl_map *map, const void *key, size_t key_size, int *out_new);
 void *syl_map_get(const syl_map *map, const void *key, size_t key_size); /* NULL if absent */
 void *syl_map_get_str(const syl_map *map, const char *key);

@@ -34,7 +34,7 @@ static void *memory(size_t bytes) {
         fprintf(stderr, "no memory for %zu bytes\n", bytes);
         exit(5);
     }
-    memset(p, 1, bytes + 64);
+    memset(p, 0x3f, bytes + 64); /* as float, bf16 and int8 an ordinary number */
     return p;
 }
 
@@ -58,7 +58,9 @@ static void run_range(void *user, int64_t begin, int64_t end, int thread) {
     b->function(b->buffers, b->rows, begin, end, b->scratch[thread]);
 }
 
-static void run(bench *b, int64_t grain) { syl_pool_for(b->pool, kir_tasks(&b->kernel, b->rows), grain, run_range, b); }
+static void run(bench *b, int64_t grain) {
+    syl_pool_for(b->pool, kir_tasks(&b->kernel, b->rows), grain, run_range, b);
+}
 
 static void start_kernel(bench *b, kir_kind kind, const char *name) {
     syl_arena_init(&b->arena);
@@ -72,7 +74,8 @@ static void compile(bench *b) {
     plan.kernels.n = 1;
     if (syl_host_compile(&plan, &b->target, NULL, b->diag, NULL, &b->code) != SYL_OK) exit(9);
     b->function = syl_host_function(b->code, 0);
-    for (int i = 0; i < syl_pool_threads(b->pool); i++) b->scratch[i] = memory((size_t)kir_scratch(&b->kernel));
+    for (int i = 0; i < syl_pool_threads(b->pool); i++)
+        b->scratch[i] = memory((size_t)kir_scratch(&b->kernel));
 }
 
 static void finish_kernel(bench *b) {
@@ -122,7 +125,8 @@ static void bench_gemm(bench *b, kir_type a_elem, kir_type w_elem, int64_t n, in
     enum { ROWS = 512 };
     start_kernel(b, KIR_GEMM, "gemm");
     int a = buffer(b, "a", KIR_MATRIX, a_elem, k, false), w = buffer(b, "w", KIR_PACKED, w_elem, k, false);
-    int row_scale = buffer(b, "row_scale", KIR_PER_ROW, KIR_F32, 1, false), scale = buffer(b, "scale", KIR_PER_COL, KIR_F32, n, false);
+    int row_scale = buffer(b, "row_scale", KIR_PER_ROW, KIR_F32, 1, false),
+        scale = buffer(b, "scale", KIR_PER_COL, KIR_F32, n, false);
     int out = buffer(b, "out", KIR_MATRIX, KIR_F32, n, true);
     b->kernel.gemm = (kir_gemm){.a = a, .w = w, .n = n, .k = k};
     syl_host_tile(&b->target, a_elem, w_elem, &b->kernel.gemm);
@@ -136,7 +140,8 @@ static void bench_gemm(bench *b, kir_type a_elem, kir_type w_elem, int64_t n, in
     emit(b, KIR_store, x, 0, out);
     compile(b);
     const kir_gemm *g = &b->kernel.gemm;
-    syl_plan_weight weight = {.elem = w_elem, .rows = n, .cols = k, .packed = true, .dot = g->dot, .nr = g->nr, .ku = g->ku};
+    syl_plan_weight weight = {
+        .elem = w_elem, .rows = n, .cols = k, .packed = true, .dot = g->dot, .nr = g->nr, .ku = g->ku};
     size_t bytes, element = a_elem == KIR_I8 ? 1 : a_elem == KIR_BF16 ? 2 : 4;
     if (!syl_host_packed_size(&weight, &bytes)) exit(3);
     size_t stride = (bytes + 4095) / 4096 * 4096, copies = COPIES_BYTES / stride ? COPIES_BYTES / stride : 1;
@@ -168,8 +173,13 @@ static void bench_gemm(bench *b, kir_type a_elem, kir_type w_elem, int64_t n, in
         if (t < many) many = t;
     }
     char name[64];
-    snprintf(name, sizeof name, "gemm %s %lldx%lld tile %dx%d/%d", w_elem == KIR_I8 ? "int8" : w_elem == KIR_BF16 ? "bf16" : "f32", (long long)n, (long long)k, g->mr, g->nr, g->mblock);
-    printf("%-34s %8.1f GB/s (1 row, %.1f us) %8.1f GMAC/s (%d rows)\n", name, (double)bytes / one * 1e-9, one * 1e6, (double)(n * k * ROWS) / many * 1e-9, ROWS);
+    snprintf(name, sizeof name, "gemm %s %lldx%lld tile %dx%d/%d",
+             w_elem == KIR_I8     ? "int8"
+             : w_elem == KIR_BF16 ? "bf16"
+                                  : "f32",
+             (long long)n, (long long)k, g->mr, g->nr, g->mblock);
+    printf("%-34s %8.1f GB/s (1 row, %.1f us) %8.1f GMAC/s (%d rows)\n", name, (double)bytes / one * 1e-9,
+           one * 1e6, (double)(n * k * ROWS) / many * 1e-9, ROWS);
     free(weights);
     for (int i = 0; i < 5; i++)
         if (i != 1) free(b->buffers[i]);
@@ -181,9 +191,21 @@ static void bench_gemm(bench *b, kir_type a_elem, kir_type w_elem, int64_t n, in
 static void bench_attention(bench *b, kir_type elem, int context) {
     enum { HEADS = 9, KV_HEADS = 3, DIM = 64, ROWS = 512, LAYERS = 30 };
     start_kernel(b, KIR_ATTENTION, "attention");
-    int q = buffer(b, "q", KIR_MATRIX, KIR_F32, HEADS * DIM, false), out = buffer(b, "out", KIR_MATRIX, KIR_F32, HEADS * DIM, true);
-    int cache = buffer(b, "kv", KIR_CACHE, elem, 0, false), pos = buffer(b, "pos", KIR_PER_ROW, KIR_I32, 1, false), seq = buffer(b, "seq", KIR_PER_ROW, KIR_I32, 1, false);
-    b->kernel.attention = (kir_attention){.q = q, .out = out, .cache = cache, .pos = pos, .seq = seq, .heads = HEADS, .kv_heads = KV_HEADS, .head_dim = DIM, .scale = 0.125, .mr = 4};
+    int q = buffer(b, "q", KIR_MATRIX, KIR_F32, HEADS * DIM, false),
+        out = buffer(b, "out", KIR_MATRIX, KIR_F32, HEADS * DIM, true);
+    int cache = buffer(b, "kv", KIR_CACHE, elem, 0, false),
+        pos = buffer(b, "pos", KIR_PER_ROW, KIR_I32, 1, false),
+        seq = buffer(b, "seq", KIR_PER_ROW, KIR_I32, 1, false);
+    b->kernel.attention = (kir_attention){.q = q,
+                                          .out = out,
+                                          .cache = cache,
+                                          .pos = pos,
+                                          .seq = seq,
+                                          .heads = HEADS,
+                                          .kv_heads = KV_HEADS,
+                                          .head_dim = DIM,
+                                          .scale = 0.125,
+                                          .mr = 4};
     b->kernel.cache_elem = elem;
     b->kernel.cache_heads = KV_HEADS;
     b->kernel.cache_dim = DIM;
@@ -199,7 +221,8 @@ static void bench_attention(bench *b, kir_type elem, int context) {
     }
     memset(sequences, 0, ROWS * 4);
     syl_kv_view views[LAYERS];
-    for (int l = 0; l < LAYERS; l++) views[l] = (syl_kv_view){page, table, pages, (int64_t)((size_t)l * layer)};
+    for (int l = 0; l < LAYERS; l++)
+        views[l] = (syl_kv_view){page, table, pages, (int64_t)((size_t)l * layer)};
     b->buffers[0] = memory(ROWS * HEADS * DIM * 4);
     b->buffers[1] = memory(ROWS * HEADS * DIM * 4);
     b->buffers[3] = positions;
@@ -225,8 +248,9 @@ static void bench_attention(bench *b, kir_type elem, int context) {
         if (t < many) many = t;
     }
     double macs = (double)HEADS * DIM * 2 * ROWS * (context - ROWS / 2);
-    printf("attention %s context %-11d %8.1f GB/s (1 row, %.1f us) %8.1f GMAC/s (%d rows)\n", width == 4 ? "f32 " : "bf16", context,
-           (double)(layer * width * (size_t)pages) / one * 1e-9, one * 1e6, macs / many * 1e-9, ROWS);
+    printf("attention %s context %-11d %8.1f GB/s (1 row, %.1f us) %8.1f GMAC/s (%d rows)\n",
+           width == 4 ? "f32 " : "bf16", context, (double)(layer * width * (size_t)pages) / one * 1e-9,
+           one * 1e6, macs / many * 1e-9, ROWS);
     for (int i = 0; i < pages; i++) free(page[i]);
     void *owned[] = {page, table, positions, sequences, b->buffers[0], b->buffers[1]};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
@@ -253,7 +277,8 @@ static void bench_rows(bench *b, const char *name, int64_t cols, int out_bytes) 
         t = now() - t;
         if (t < many) many = t;
     }
-    printf("%-34s %8.2f us (1 row) %8.2f us a row (%d rows on all threads)\n", name, one * 1e6, many / ROWS * 1e6, ROWS);
+    printf("%-34s %8.2f us (1 row) %8.2f us a row (%d rows on all threads)\n", name, one * 1e6,
+           many / ROWS * 1e6, ROWS);
     (void)out_bytes;
     for (int i = 0; i < (int)b->kernel.buffers.n; i++) free(b->buffers[i]);
     finish_kernel(b);
@@ -271,7 +296,9 @@ static void emit_quantize(bench *b, int x, int codes, int scale) {
 
 static void bench_norm_quantize(bench *b) {
     start_kernel(b, KIR_ROWS, "rms_norm+quantize");
-    int in = buffer(b, "x", KIR_MATRIX, KIR_F32, 576, false), codes = buffer(b, "codes", KIR_MATRIX, KIR_I8, 576, true), scale = buffer(b, "scale", KIR_PER_ROW, KIR_F32, 1, true);
+    int in = buffer(b, "x", KIR_MATRIX, KIR_F32, 576, false),
+        codes = buffer(b, "codes", KIR_MATRIX, KIR_I8, 576, true),
+        scale = buffer(b, "scale", KIR_PER_ROW, KIR_F32, 1, true);
     int x = emit(b, KIR_load, 0, 0, in), sum = emit(b, KIR_reduce_sum, emit(b, KIR_mul, x, x, -1), 0, -1);
     int over = kir_emit(&b->arena, &b->kernel, (kir_inst){.op = KIR_imm, .f = 1.0 / 576, .buffer = -1});
     int norm = emit(b, KIR_recip_or_zero, emit(b, KIR_sqrt, emit(b, KIR_mul, sum, over, -1), 0, -1), 0, -1);
@@ -281,11 +308,19 @@ static void bench_norm_quantize(bench *b) {
 
 static void bench_hadamard(bench *b, const int64_t *factors, int64_t cols) {
     start_kernel(b, KIR_ROWS, "hadamard+quantize");
-    int in = buffer(b, "x", KIR_MATRIX, KIR_F32, cols, false), codes = buffer(b, "codes", KIR_MATRIX, KIR_I8, cols, true), scale = buffer(b, "scale", KIR_PER_ROW, KIR_F32, 1, true);
-    int h = kir_emit(&b->arena, &b->kernel, (kir_inst){.op = KIR_hadamard, .args = {emit(b, KIR_load, 0, 0, in)}, .buffer = -1, .factors = factors, .n_factors = 2});
+    int in = buffer(b, "x", KIR_MATRIX, KIR_F32, cols, false),
+        codes = buffer(b, "codes", KIR_MATRIX, KIR_I8, cols, true),
+        scale = buffer(b, "scale", KIR_PER_ROW, KIR_F32, 1, true);
+    int h = kir_emit(&b->arena, &b->kernel,
+                     (kir_inst){.op = KIR_hadamard,
+                                .args = {emit(b, KIR_load, 0, 0, in)},
+                                .buffer = -1,
+                                .factors = factors,
+                                .n_factors = 2});
     emit_quantize(b, h, codes, scale);
     char name[64];
-    snprintf(name, sizeof name, "hadamard {%lld,%lld} + quantize", (long long)factors[0], (long long)factors[1]);
+    snprintf(name, sizeof name, "hadamard {%lld,%lld} + quantize", (long long)factors[0],
+             (long long)factors[1]);
     bench_rows(b, name, cols, 1);
 }
 
@@ -293,13 +328,18 @@ static void bench_silu(bench *b) {
     enum { COLS = 1536 };
     start_kernel(b, KIR_ROWS, "silu+hadamard+quantize");
     static const int64_t factors[] = {12, 128};
-    int gate = buffer(b, "gate", KIR_MATRIX, KIR_F32, COLS, false), up = buffer(b, "up", KIR_MATRIX, KIR_F32, COLS, false);
-    int codes = buffer(b, "codes", KIR_MATRIX, KIR_I8, COLS, true), scale = buffer(b, "scale", KIR_PER_ROW, KIR_F32, 1, true);
-    int g = emit(b, KIR_load, 0, 0, gate), one = kir_emit(&b->arena, &b->kernel, (kir_inst){.op = KIR_imm, .f = 1, .buffer = -1});
+    int gate = buffer(b, "gate", KIR_MATRIX, KIR_F32, COLS, false),
+        up = buffer(b, "up", KIR_MATRIX, KIR_F32, COLS, false);
+    int codes = buffer(b, "codes", KIR_MATRIX, KIR_I8, COLS, true),
+        scale = buffer(b, "scale", KIR_PER_ROW, KIR_F32, 1, true);
+    int g = emit(b, KIR_load, 0, 0, gate),
+        one = kir_emit(&b->arena, &b->kernel, (kir_inst){.op = KIR_imm, .f = 1, .buffer = -1});
     int e = emit(b, KIR_exp, emit(b, KIR_neg, g, 0, -1), 0, -1);
     int silu = emit(b, KIR_div, g, emit(b, KIR_add, e, one, -1), -1);
     int h = emit(b, KIR_mul, silu, emit(b, KIR_load, 0, 0, up), -1);
-    h = kir_emit(&b->arena, &b->kernel, (kir_inst){.op = KIR_hadamard, .args = {h}, .buffer = -1, .factors = factors, .n_factors = 2});
+    h = kir_emit(
+        &b->arena, &b->kernel,
+        (kir_inst){.op = KIR_hadamard, .args = {h}, .buffer = -1, .factors = factors, .n_factors = 2});
     emit_quantize(b, h, codes, scale);
     bench_rows(b, "silu * up + hadamard + quantize", COLS, 1);
 }

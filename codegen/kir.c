@@ -15,7 +15,8 @@ static const char *const dot_names[] = {"f32", "i8", "madd", "vnni"};
 /* ---- building ---- */
 
 static kir_role widest(kir_role a, kir_role b) {
-    if (a == KIR_ELEM || b == KIR_ELEM || (a == KIR_ROW && b == KIR_COL) || (a == KIR_COL && b == KIR_ROW)) return KIR_ELEM;
+    if (a == KIR_ELEM || b == KIR_ELEM || (a == KIR_ROW && b == KIR_COL) || (a == KIR_COL && b == KIR_ROW))
+        return KIR_ELEM;
     return a > b ? a : b;
 }
 
@@ -27,21 +28,29 @@ static kir_role role_of(const kir_kernel *kernel, const kir_inst *inst) {
     return role;
 }
 
-static kir_type register_type(kir_type elem) { return elem == KIR_I8 || elem == KIR_I32 ? KIR_I32 : elem == KIR_F64 ? KIR_F64 : KIR_F32; }
+static kir_type register_type(kir_type elem) {
+    return elem == KIR_I8 || elem == KIR_I32 ? KIR_I32 : elem == KIR_F64 ? KIR_F64 : KIR_F32;
+}
 
 static kir_type type_of(const kir_kernel *kernel, const kir_inst *inst) {
     switch (inst->op) {
     case KIR_load:
     case KIR_load_row:
     case KIR_load_col:
-    case KIR_load_at: return register_type(kernel->buffers.p[inst->buffer].elem);
+    case KIR_load_at:
+        return register_type(kernel->buffers.p[inst->buffer].elem);
     case KIR_table:
-    case KIR_to_f64: return KIR_F64;
+    case KIR_to_f64:
+        return KIR_F64;
     case KIR_imm:
-    case KIR_to_f32: return KIR_F32;
-    case KIR_to_i8: return KIR_I8;
-    case KIR_acc: return kernel->gemm.dot == KIR_DOT_F32 ? KIR_F32 : KIR_I32;
-    default: return kernel->body.p[inst->args[0]].type;
+    case KIR_to_f32:
+        return KIR_F32;
+    case KIR_to_i8:
+        return KIR_I8;
+    case KIR_acc:
+        return kernel->gemm.dot == KIR_DOT_F32 ? KIR_F32 : KIR_I32;
+    default:
+        return kernel->body.p[inst->args[0]].type;
     }
 }
 
@@ -61,18 +70,25 @@ int kir_add_buffer(syl_arena *arena, kir_kernel *kernel, kir_buffer buffer) {
 
 int64_t kir_tasks(const kir_kernel *kernel, int64_t rows) {
     switch (kernel->kind) {
-    case KIR_ROWS: return rows;
-    case KIR_GEMM: return syl_ceil_div(rows, kernel->gemm.mblock) * syl_ceil_div(kernel->gemm.n, kernel->gemm.nr);
-    case KIR_ATTENTION: return syl_ceil_div(rows, kernel->attention.mr) * kernel->attention.heads;
+    case KIR_ROWS:
+        return rows;
+    case KIR_GEMM:
+        return syl_ceil_div(rows, kernel->gemm.mblock) * syl_ceil_div(kernel->gemm.n, kernel->gemm.nr);
+    case KIR_ATTENTION:
+        return syl_ceil_div(rows, kernel->attention.mr) * kernel->attention.heads;
     }
     return 0;
 }
 
 /* ---- scheduling ---- */
 
-static bool is_row_wide(kir_op op) { return op == KIR_reduce_sum || op == KIR_reduce_max || op == KIR_hadamard || op == KIR_rope; }
+static bool is_row_wide(kir_op op) {
+    return op == KIR_reduce_sum || op == KIR_reduce_max || op == KIR_hadamard || op == KIR_rope;
+}
 
-static bool is_transform(kir_op op) { return op == KIR_hadamard || op == KIR_rope; }
+static bool is_transform(kir_op op) {
+    return op == KIR_hadamard || op == KIR_rope;
+}
 
 /* Instructions that cost less to compute again than to keep in memory for a later stage. */
 static bool is_light(kir_op op) {
@@ -89,8 +105,10 @@ static bool is_light(kir_op op) {
     case KIR_max:
     case KIR_min:
     case KIR_to_f32:
-    case KIR_round_bf16: return true;
-    default: return false;
+    case KIR_round_bf16:
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -109,20 +127,23 @@ void kir_schedule(const kir_kernel *kernel, int *stage, bool *keep) {
     /* Heavy values with a later use are kept, and so are the rows that transforms make. */
     for (int i = 0; i < n; i++) {
         keep[i] = false;
-        if (body[i].role != KIR_ELEM || is_transform(body[i].op)) continue; /* a transform's row is always there */
+        if (body[i].role != KIR_ELEM || is_transform(body[i].op))
+            continue; /* a transform's row is always there */
         bool needed_later = false;
         for (int u = i + 1; u < n && !needed_later; u++)
             for (int a = 0; a < kir_ops[body[u].op].args; a++)
                 if (body[u].args[a] == i && stage[u] > stage[i]) needed_later = true;
         keep[i] = needed_later && !is_light(body[i].op);
     }
-    /* A light value needed later is computed again from its operands, so heavy operands of it must be kept, and a chain of light ones
-     * must stay short. Walk back from each late use. */
+    /* A light value needed later is computed again from its operands, so heavy operands of it must be kept,
+     * and a chain of light ones must stay short. Walk back from each late use. */
     for (int u = 0; u < n; u++) {
         for (int a = 0; a < kir_ops[body[u].op].args; a++) {
             int stack[64], depth = 0, visited = 0;
             int arg = body[u].args[a];
-            if (body[arg].role != KIR_ELEM || stage[arg] >= stage[u] || keep[arg] || is_transform(body[arg].op)) continue;
+            if (body[arg].role != KIR_ELEM || stage[arg] >= stage[u] || keep[arg] ||
+                is_transform(body[arg].op))
+                continue;
             stack[depth++] = arg;
             while (depth) {
                 int i = stack[--depth];
@@ -135,17 +156,21 @@ void kir_schedule(const kir_kernel *kernel, int *stage, bool *keep) {
                     keep[arg] = true;
                     break;
                 }
-                for (int b = 0; b < kir_ops[body[i].op].args && depth < 64; b++) stack[depth++] = body[i].args[b];
+                for (int b = 0; b < kir_ops[body[i].op].args && depth < 64; b++)
+                    stack[depth++] = body[i].args[b];
             }
         }
     }
 }
 
-/* What the printers lay out in scratch memory: a row of f32 a kept value (two for f64), one a transform, one to work in; the block of A
- * rows in the form the dot product wants; the tiles of online softmax. */
+/* What the printers lay out in scratch memory: a row of f32 a kept value (two for f64), one a transform, one
+ * to work in; the block of A rows in the form the dot product wants; the tiles of online softmax. */
 int64_t kir_scratch(const kir_kernel *kernel) {
     if (kernel->kind == KIR_GEMM) return 64 + kernel->gemm.mblock * syl_ceil_div(kernel->gemm.k, 64) * 64 * 4;
-    if (kernel->kind == KIR_ATTENTION) return 64 + kernel->attention.mr * 4 * (SYL_KV_PAGE + 2 * syl_ceil_div(kernel->attention.head_dim, KIR_LANES) * KIR_LANES + 64);
+    if (kernel->kind == KIR_ATTENTION)
+        return 64 +
+               kernel->attention.mr * 4 *
+                   (SYL_KV_PAGE + 2 * syl_ceil_div(kernel->attention.head_dim, KIR_LANES) * KIR_LANES + 64);
     syl_arena arena;
     syl_arena_init(&arena);
     int *stage = SYL_NEW_ARRAY(&arena, int, kernel->body.n);
@@ -163,7 +188,8 @@ int64_t kir_scratch(const kir_kernel *kernel) {
 /* ---- checking ---- */
 
 static syl_status broken(syl_diag *diag, const kir_kernel *kernel, const char *what, int where) {
-    return syl_error(diag, SYL_ERR_internal, SYL_NOWHERE, "kernel '%s': %s at instruction %d", kernel->name, what, where);
+    return syl_error(diag, SYL_ERR_internal, SYL_NOWHERE, "kernel '%s': %s at instruction %d", kernel->name,
+                     what, where);
 }
 
 static bool uses_buffer(kir_op op) {
@@ -176,19 +202,25 @@ static bool uses_buffer(kir_op op) {
     case KIR_store_row:
     case KIR_append_k:
     case KIR_append_v:
-    case KIR_rope: return true;
-    default: return false;
+    case KIR_rope:
+        return true;
+    default:
+        return false;
     }
 }
 
 static bool shape_fits(kir_op op, kir_shape shape) {
     switch (op) {
     case KIR_load_row:
-    case KIR_store_row: return shape == KIR_PER_ROW;
-    case KIR_load_col: return shape == KIR_PER_COL;
+    case KIR_store_row:
+        return shape == KIR_PER_ROW;
+    case KIR_load_col:
+        return shape == KIR_PER_COL;
     case KIR_append_k:
-    case KIR_append_v: return shape == KIR_CACHE;
-    default: return shape == KIR_MATRIX;
+    case KIR_append_v:
+        return shape == KIR_CACHE;
+    default:
+        return shape == KIR_MATRIX;
     }
 }
 
@@ -198,24 +230,32 @@ syl_status kir_verify(const kir_kernel *kernel, syl_diag *diag) {
         const kir_inst *inst = &kernel->body.p[i];
         const kir_op_info *info = &kir_ops[inst->op];
         for (int a = 0; a < info->args; a++) {
-            if (inst->args[a] < 0 || inst->args[a] >= i) return broken(diag, kernel, "operand out of order", i);
-            if (kir_ops[kernel->body.p[inst->args[a]].op].role == KIR_NONE) return broken(diag, kernel, "operand without a value", i);
+            if (inst->args[a] < 0 || inst->args[a] >= i)
+                return broken(diag, kernel, "operand out of order", i);
+            if (kir_ops[kernel->body.p[inst->args[a]].op].role == KIR_NONE)
+                return broken(diag, kernel, "operand without a value", i);
         }
         if (inst->role != role_of(kernel, inst)) return broken(diag, kernel, "wrong role", i);
         if (uses_buffer(inst->op)) {
-            if (inst->buffer < 0 || inst->buffer >= n_buffers) return broken(diag, kernel, "no such buffer", i);
-            if (!shape_fits(inst->op, kernel->buffers.p[inst->buffer].shape)) return broken(diag, kernel, "buffer of the wrong shape", i);
+            if (inst->buffer < 0 || inst->buffer >= n_buffers)
+                return broken(diag, kernel, "no such buffer", i);
+            if (!shape_fits(inst->op, kernel->buffers.p[inst->buffer].shape))
+                return broken(diag, kernel, "buffer of the wrong shape", i);
         }
         if ((inst->op == KIR_store || inst->op == KIR_store_row) && !kernel->buffers.p[inst->buffer].written)
             return broken(diag, kernel, "store to a read-only buffer", i);
-        if (inst->op == KIR_acc && kernel->kind != KIR_GEMM) return broken(diag, kernel, "acc outside a GEMM", i);
-        if (is_row_wide(inst->op) && kernel->kind != KIR_ROWS) return broken(diag, kernel, "row-wide instruction outside a row kernel", i);
-        if (inst->op == KIR_table && (inst->table < 0 || inst->table >= (int)kernel->tables.n)) return broken(diag, kernel, "no such table", i);
+        if (inst->op == KIR_acc && kernel->kind != KIR_GEMM)
+            return broken(diag, kernel, "acc outside a GEMM", i);
+        if (is_row_wide(inst->op) && kernel->kind != KIR_ROWS)
+            return broken(diag, kernel, "row-wide instruction outside a row kernel", i);
+        if (inst->op == KIR_table && (inst->table < 0 || inst->table >= (int)kernel->tables.n))
+            return broken(diag, kernel, "no such table", i);
     }
     if (kernel->kind == KIR_ROWS && kernel->cols < 1) return broken(diag, kernel, "no columns", 0);
     if (kernel->kind == KIR_GEMM) {
         const kir_gemm *gemm = &kernel->gemm;
-        if (gemm->a >= n_buffers || gemm->w >= n_buffers || gemm->mr < 1 || gemm->nr < 1 || gemm->ku < 1 || gemm->mblock < 1 || gemm->n < 1 || gemm->k < 1)
+        if (gemm->a >= n_buffers || gemm->w >= n_buffers || gemm->mr < 1 || gemm->nr < 1 || gemm->ku < 1 ||
+            gemm->mblock < 1 || gemm->n < 1 || gemm->k < 1)
             return broken(diag, kernel, "bad GEMM parameters", 0);
     }
     return SYL_OK;
@@ -226,11 +266,22 @@ syl_status kir_verify(const kir_kernel *kernel, syl_diag *diag) {
 static void print_buffer(const kir_buffer *buffer, syl_text *out) {
     syl_text_printf(out, "  %s %s : ", buffer->written ? "out" : "in", buffer->name);
     switch (buffer->shape) {
-    case KIR_MATRIX: syl_text_printf(out, "%s[rows, %lld] stride %lld\n", type_names[buffer->elem], (long long)buffer->cols, (long long)buffer->stride); break;
-    case KIR_PER_ROW: syl_text_printf(out, "%s[rows]\n", type_names[buffer->elem]); break;
-    case KIR_PER_COL: syl_text_printf(out, "%s[%lld]\n", type_names[buffer->elem], (long long)buffer->cols); break;
-    case KIR_PACKED: syl_text_printf(out, "%s packed\n", type_names[buffer->elem]); break;
-    case KIR_CACHE: syl_text_printf(out, "kv cache\n"); break;
+    case KIR_MATRIX:
+        syl_text_printf(out, "%s[rows, %lld] stride %lld\n", type_names[buffer->elem],
+                        (long long)buffer->cols, (long long)buffer->stride);
+        break;
+    case KIR_PER_ROW:
+        syl_text_printf(out, "%s[rows]\n", type_names[buffer->elem]);
+        break;
+    case KIR_PER_COL:
+        syl_text_printf(out, "%s[%lld]\n", type_names[buffer->elem], (long long)buffer->cols);
+        break;
+    case KIR_PACKED:
+        syl_text_printf(out, "%s packed\n", type_names[buffer->elem]);
+        break;
+    case KIR_CACHE:
+        syl_text_printf(out, "kv cache\n");
+        break;
     }
 }
 
@@ -241,15 +292,20 @@ static void print_inst(const kir_kernel *kernel, int index, syl_text *out) {
     if (info->role != KIR_NONE) syl_text_printf(out, "%%%d = ", index);
     syl_text_printf(out, "%s", info->name);
     if (uses_buffer(inst->op)) syl_text_printf(out, " %s", kernel->buffers.p[inst->buffer].name);
-    for (int a = 0; a < info->args; a++) syl_text_printf(out, "%s %%%d", a || uses_buffer(inst->op) ? "," : "", inst->args[a]);
+    for (int a = 0; a < info->args; a++)
+        syl_text_printf(out, "%s %%%d", a || uses_buffer(inst->op) ? "," : "", inst->args[a]);
     if (inst->op == KIR_imm) syl_text_printf(out, " %.17g", inst->f);
     if (inst->op == KIR_table) syl_text_printf(out, " t%d", inst->table);
     if (inst->op == KIR_hadamard) {
         syl_text_printf(out, "%s", inst->transpose ? " transpose" : "");
-        for (int i = 0; i < inst->n_factors; i++) syl_text_printf(out, "%s%lld", i ? "x" : " ", (long long)inst->factors[i]);
+        for (int i = 0; i < inst->n_factors; i++)
+            syl_text_printf(out, "%s%lld", i ? "x" : " ", (long long)inst->factors[i]);
     }
-    if (inst->op == KIR_rope) syl_text_printf(out, " heads %d dims %d %s", inst->heads, inst->dims, inst->interleaved ? "interleaved" : "half");
-    if (info->role != KIR_NONE) syl_text_printf(out, " : %s %s", type_names[inst->type], role_names[inst->role]);
+    if (inst->op == KIR_rope)
+        syl_text_printf(out, " heads %d dims %d %s", inst->heads, inst->dims,
+                        inst->interleaved ? "interleaved" : "half");
+    if (info->role != KIR_NONE)
+        syl_text_printf(out, " : %s %s", type_names[inst->type], role_names[inst->role]);
     syl_text_printf(out, "\n");
 }
 
@@ -280,21 +336,26 @@ void kir_print(const kir_kernel *kernel, syl_text *out) {
     syl_text_printf(out, "%s @%s {\n", kinds[kernel->kind], kernel->name);
     for (size_t i = 0; i < kernel->buffers.n; i++) print_buffer(&kernel->buffers.p[i], out);
     if (kernel->cache_heads)
-        syl_text_printf(out, "  cache heads %d dim %d : %s\n", kernel->cache_heads, kernel->cache_dim, type_names[kernel->cache_elem]);
+        syl_text_printf(out, "  cache heads %d dim %d : %s\n", kernel->cache_heads, kernel->cache_dim,
+                        type_names[kernel->cache_elem]);
     for (size_t i = 0; i < kernel->tables.n; i++) {
         syl_text_printf(out, "  t%zu = [", i);
-        for (int64_t k = 0; k < kernel->tables.p[i].n; k++) syl_text_printf(out, "%s%.17g", k ? " " : "", kernel->tables.p[i].values[k]);
+        for (int64_t k = 0; k < kernel->tables.p[i].n; k++)
+            syl_text_printf(out, "%s%.17g", k ? " " : "", kernel->tables.p[i].values[k]);
         syl_text_printf(out, "]\n");
     }
     if (kernel->kind == KIR_ROWS) syl_text_printf(out, "  cols %lld\n", (long long)kernel->cols);
     if (kernel->kind == KIR_GEMM) {
         const kir_gemm *g = &kernel->gemm;
-        syl_text_printf(out, "  acc = sum_k %s[i, k] * %s[n, k] : n %lld k %lld dot %s tile %dx%dx%d block %d\n", kernel->buffers.p[g->a].name, kernel->buffers.p[g->w].name,
-                        (long long)g->n, (long long)g->k, dot_names[g->dot], g->mr, g->nr, g->ku, g->mblock);
+        syl_text_printf(out,
+                        "  acc = sum_k %s[i, k] * %s[n, k] : n %lld k %lld dot %s tile %dx%dx%d block %d\n",
+                        kernel->buffers.p[g->a].name, kernel->buffers.p[g->w].name, (long long)g->n,
+                        (long long)g->k, dot_names[g->dot], g->mr, g->nr, g->ku, g->mblock);
     }
     if (kernel->kind == KIR_ATTENTION) {
         const kir_attention *a = &kernel->attention;
-        syl_text_printf(out, "  heads %d kv_heads %d head_dim %d scale %.17g rows together %d\n", a->heads, a->kv_heads, a->head_dim, a->scale, a->mr);
+        syl_text_printf(out, "  heads %d kv_heads %d head_dim %d scale %.17g rows together %d\n", a->heads,
+                        a->kv_heads, a->head_dim, a->scale, a->mr);
     }
     if (kernel->body.n) print_body(kernel, out);
     syl_text_printf(out, "}\n");

@@ -4,8 +4,8 @@
  *   ROWS       a row-wise kernel over `rows` rows of `cols` columns: the body is the whole kernel
  *   GEMM       a main loop acc[i, n] = sum over k of a[i, k] * w[n, k], then the body as its epilogue
  *   ATTENTION  causal attention over the paged KV cache; no body
- * Kernels are compared and cached by their printed text (kir_print), so equal layers share code: whatever changes the generated
- * code must be printed. */
+ * Kernels are compared and cached by their printed text (kir_print), so equal layers share code: whatever
+ * changes the generated code must be printed. */
 #ifndef SYL_CODEGEN_KIR_H
 #define SYL_CODEGEN_KIR_H
 
@@ -21,7 +21,14 @@ typedef enum kir_op {
 } kir_op;
 
 typedef enum kir_role { KIR_UNIFORM, KIR_ROW, KIR_COL, KIR_ELEM, KIR_SAME, KIR_NONE } kir_role;
-typedef enum kir_type { KIR_F32, KIR_F64, KIR_BF16, KIR_F16, KIR_I8, KIR_I32 } kir_type; /* registers: F32, F64, I8, I32 */
+typedef enum kir_type {
+    KIR_F32,
+    KIR_F64,
+    KIR_BF16,
+    KIR_F16,
+    KIR_I8,
+    KIR_I32
+} kir_type; /* registers: F32, F64, I8, I32 */
 
 typedef struct kir_op_info {
     const char *name, *doc;
@@ -32,7 +39,7 @@ extern const kir_op_info kir_ops[KIR_OP_COUNT];
 
 /* What a buffer argument points at. */
 typedef enum kir_shape {
-    KIR_MATRIX, /* [rows, cols], `stride` elements between rows */
+    KIR_MATRIX,  /* [rows, cols], `stride` elements between rows */
     KIR_PER_ROW, /* [rows] */
     KIR_PER_COL, /* [cols] */
     KIR_PACKED,  /* GEMM weights in the panel layout of the kernel's tile (host/pack.h) */
@@ -49,12 +56,12 @@ typedef struct kir_buffer {
 
 typedef struct kir_inst {
     kir_op op;
-    kir_type type; /* of the result register */
-    kir_role role; /* of the result */
-    int args[3];   /* instruction numbers, each smaller than its own */
-    int buffer;    /* loads, stores, append, rope; else -1 */
-    double f;      /* imm */
-    int table;     /* table */
+    kir_type type;          /* of the result register */
+    kir_role role;          /* of the result */
+    int args[3];            /* instruction numbers, each smaller than its own */
+    int buffer;             /* loads, stores, append, rope; else -1 */
+    double f;               /* imm */
+    int table;              /* table */
     const int64_t *factors; /* hadamard */
     int n_factors;
     bool transpose;
@@ -74,15 +81,17 @@ typedef enum kir_dot {
     KIR_DOT_F32,  /* a: F32 or BF16, w: F32 or BF16, f32 fma, k in order */
     KIR_DOT_I8,   /* i8 x i8: widened products, any machine */
     KIR_DOT_MADD, /* i8 x i8: pairs of k by pmaddwd (AVX2) */
-    KIR_DOT_VNNI, /* (i8 + 128 as u8) x i8: fours of k by vpdpbusd; the packed weights carry -128 * sum_k w[n, k] */
+    KIR_DOT_VNNI, /* (i8 + 128 as u8) x i8: fours of k by vpdpbusd; the packed weights carry -128 * sum_k w[n,
+                     k] */
 } kir_dot;
 
 typedef struct kir_gemm {
-    int a, w;          /* buffers */
+    int a, w; /* buffers */
     int64_t n, k;
     kir_dot dot;
-    int mr, nr, ku;    /* micro tile: mr rows x nr columns, ku values of k a step; remaining rows run with 1 row */
-    int mblock;        /* rows of a task */
+    int mr, nr,
+        ku;     /* micro tile: mr rows x nr columns, ku values of k a step; remaining rows run with 1 row */
+    int mblock; /* rows of a task */
 } kir_gemm;
 
 typedef struct kir_attention {
@@ -94,8 +103,8 @@ typedef struct kir_attention {
 
 typedef struct kir_kernel {
     kir_kind kind;
-    const char *name; /* descriptive: "rms_norm_quantize"; not part of the identity */
-    int64_t cols;     /* ROWS */
+    const char *name;            /* descriptive: "rms_norm_quantize"; not part of the identity */
+    int64_t cols;                /* ROWS */
     SYL_VEC(kir_buffer) buffers; /* in the order of the kernel's arguments */
     SYL_VEC(kir_inst) body;
     SYL_VEC(kir_table) tables;
@@ -107,31 +116,37 @@ typedef struct kir_kernel {
 
 enum { KIR_LANES = 16, SYL_KV_PAGE = 64 };
 
-/* One layer of the KV cache as kernels see it. A page holds SYL_KV_PAGE positions of one sequence for all layers:
- * [layer][kv_head]{ K: [head_dim][SYL_KV_PAGE], V: [SYL_KV_PAGE][head_dim] } elements. Pages start zeroed. */
+/* One layer of the KV cache as kernels see it. A page holds SYL_KV_PAGE positions of one sequence for all
+ * layers: [layer][kv_head]{ K: [head_dim][SYL_KV_PAGE], V: [SYL_KV_PAGE][head_dim] } elements. Pages start
+ * zeroed. */
 typedef struct syl_kv_view {
-    void *const *pages;      /* page number -> memory */
-    const int32_t *table;    /* [sequences][table_stride]: page number of position p of sequence s is table[s * table_stride + p / SYL_KV_PAGE] */
+    void *const *pages;   /* page number -> memory */
+    const int32_t *table; /* [sequences][table_stride]: page number of position p of sequence s is table[s *
+                             table_stride + p / SYL_KV_PAGE] */
     int64_t table_stride;
-    int64_t layer_offset; /* elements from the start of a page to this layer's keys: a view is of one layer, so layers share code */
+    int64_t layer_offset; /* elements from the start of a page to this layer's keys: a view is of one layer,
+                             so layers share code */
 } syl_kv_view;
 
-/* The generated function. buffers[i] is the i-th buffer (KIR_CACHE: const syl_kv_view *). Tasks [begin, end) of kir_tasks() many;
- * scratch has kir_scratch() bytes, 64-byte aligned, one a thread. Buffers have 64 readable bytes behind their end. */
+/* The generated function. buffers[i] is the i-th buffer (KIR_CACHE: const syl_kv_view *). Tasks [begin, end)
+ * of kir_tasks() many; scratch has kir_scratch() bytes, 64-byte aligned, one a thread. Buffers have 64
+ * readable bytes behind their end. */
 typedef void (*kir_function)(void *const *buffers, int64_t rows, int64_t begin, int64_t end, void *scratch);
 
-/* Number of independent tasks for a number of rows. ROWS: a task a row. GEMM: task t = block of mblock rows (t / panels), panel of nr
- * columns (t % panels). ATTENTION: task t = block of mr rows (t / heads), head (t % heads). */
+/* Number of independent tasks for a number of rows. ROWS: a task a row. GEMM: task t = block of mblock rows
+ * (t / panels), panel of nr columns (t % panels). ATTENTION: task t = block of mr rows (t / heads), head (t %
+ * heads). */
 int64_t kir_tasks(const kir_kernel *kernel, int64_t rows);
 int64_t kir_scratch(const kir_kernel *kernel);
 
-/* Appends an instruction, computing role (and type where it follows from the operands); returns its number. */
+/* Appends an instruction, computing role (and type where it follows from the operands); returns its number.
+ */
 int kir_emit(syl_arena *arena, kir_kernel *kernel, kir_inst inst);
 int kir_add_buffer(syl_arena *arena, kir_kernel *kernel, kir_buffer buffer);
 
-/* The schedule of a ROWS body: row-wide instructions (reductions, transforms) cut it into stages; stage[i] is that of
- * instruction i. Elements that later stages need are kept in a scratch row (keep[i]) unless they are loads or cheap, which are computed again.
- * Arrays have body.n entries. */
+/* The schedule of a ROWS body: row-wide instructions (reductions, transforms) cut it into stages; stage[i] is
+ * that of instruction i. Elements that later stages need are kept in a scratch row (keep[i]) unless they are
+ * loads or cheap, which are computed again. Arrays have body.n entries. */
 void kir_schedule(const kir_kernel *kernel, int *stage, bool *keep);
 
 void kir_print(const kir_kernel *kernel, syl_text *out);

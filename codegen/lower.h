@@ -1,5 +1,5 @@
-/* Lowering of one fused region to one kernel: the parts shared by lower.c (regions, places, steps) and lower_ops.c (one function
- * an op). Private to codegen. */
+/* Lowering of one fused region to one kernel: the parts shared by lower.c (regions, places, steps) and
+ * lower_ops.c (one function an op). Private to codegen. */
 #ifndef SYL_CODEGEN_LOWER_H
 #define SYL_CODEGEN_LOWER_H
 
@@ -44,7 +44,8 @@ int lower_row_vector(lower_ctx *ctx, syl_plan_arg arg, kir_type elem, const char
 SYL_NODISCARD syl_status lower_col_vector(lower_ctx *ctx, const syl_value *value, int *out_buffer);
 int lower_weight(lower_ctx *ctx, syl_plan_weight weight);
 
-/* The instruction whose register holds a value in the current kernel, loading it where it comes from outside. */
+/* The instruction whose register holds a value in the current kernel, loading it where it comes from outside.
+ */
 SYL_NODISCARD syl_status lower_value(lower_ctx *ctx, const syl_value *value, int *out_inst);
 void lower_bind(lower_ctx *ctx, const syl_value *value, int inst);
 

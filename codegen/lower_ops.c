@@ -1,5 +1,5 @@
-/* Lowering, op by op: what each op of a region adds to the kernel. The formulas are those of ops.def; docs/numerics.md says where they
- * round. */
+/* Lowering, op by op: what each op of a region adds to the kernel. The formulas are those of ops.def;
+ * docs/numerics.md says where they round. */
 #include <math.h>
 #include "base/hadamard.h"
 #include "base/numeric.h"
@@ -22,13 +22,15 @@ static syl_status finish(lower_ctx *ctx, const syl_op *op, int inst) {
 /* A column table of constants as f32. */
 static int constants(lower_ctx *ctx, const double *values, int64_t n) {
     SYL_PUSH(ctx->arena, &ctx->kernel->tables, (kir_table){n, values});
-    return kir_emit(ctx->arena, ctx->kernel, (kir_inst){.op = KIR_table, .table = (int)ctx->kernel->tables.n - 1, .buffer = -1});
+    return kir_emit(ctx->arena, ctx->kernel,
+                    (kir_inst){.op = KIR_table, .table = (int)ctx->kernel->tables.n - 1, .buffer = -1});
 }
 
 /* All elements of a row kernel have one width. */
 static syl_status set_cols(lower_ctx *ctx, const syl_op *op, int64_t cols) {
     if (ctx->kernel->kind != KIR_ROWS) return SYL_OK;
-    if (ctx->kernel->cols && ctx->kernel->cols != cols) return lower_refuse(ctx, op, "a region's rows must have one width");
+    if (ctx->kernel->cols && ctx->kernel->cols != cols)
+        return lower_refuse(ctx, op, "a region's rows must have one width");
     ctx->kernel->cols = cols;
     return SYL_OK;
 }
@@ -64,7 +66,8 @@ static syl_status lower_rms_norm(lower_ctx *ctx, const syl_op *op) {
     double n = (double)lower_cols(&syl_operand(op, 0)->type);
     int sum = lower_emit1(ctx, KIR_reduce_sum, lower_emit2(ctx, KIR_mul, x, x));
     int mean = lower_emit2(ctx, KIR_mul, sum, lower_imm(ctx, 1.0 / n));
-    int root = lower_emit1(ctx, KIR_sqrt, lower_emit2(ctx, KIR_add, mean, lower_imm(ctx, syl_attr_float(op, "eps"))));
+    int root = lower_emit1(ctx, KIR_sqrt,
+                           lower_emit2(ctx, KIR_add, mean, lower_imm(ctx, syl_attr_float(op, "eps"))));
     int y = lower_emit2(ctx, KIR_mul, x, lower_emit2(ctx, KIR_div, lower_imm(ctx, 1), root));
     if (op->n_operands == 2) {
         int gain;
@@ -84,7 +87,12 @@ static syl_status lower_hadamard(lower_ctx *ctx, const syl_op *op) {
     if (!last_axis(op)) return lower_refuse(ctx, op, "an online transform must go along the last axis");
     SYL_TRY(unary(ctx, op, &x));
     const syl_attr *factors = syl_attr_get(op, "factors");
-    kir_inst inst = {.op = KIR_hadamard, .args = {x}, .buffer = -1, .factors = factors->ints.p, .n_factors = factors->ints.n, .transpose = syl_attr_bool(op, "transpose")};
+    kir_inst inst = {.op = KIR_hadamard,
+                     .args = {x},
+                     .buffer = -1,
+                     .factors = factors->ints.p,
+                     .n_factors = factors->ints.n,
+                     .transpose = syl_attr_bool(op, "transpose")};
     return finish(ctx, op, kir_emit(ctx->arena, ctx->kernel, inst));
 }
 
@@ -94,8 +102,10 @@ static syl_status lower_signs(lower_ctx *ctx, const syl_op *op) {
     SYL_TRY(unary(ctx, op, &x));
     int64_t n = lower_cols(&syl_operand(op, 0)->type), period = syl_attr_int(op, "period");
     double *signs = SYL_NEW_ARRAY(ctx->arena, double, (size_t)n);
-    for (int64_t k = 0; k < n; k++) signs[k] = syl_random_sign((uint64_t)syl_attr_int(op, "seed"), (uint64_t)(period ? k % period : k));
-    return finish(ctx, op, lower_emit2(ctx, KIR_mul, x, lower_emit1(ctx, KIR_to_f32, constants(ctx, signs, n))));
+    for (int64_t k = 0; k < n; k++)
+        signs[k] = syl_random_sign((uint64_t)syl_attr_int(op, "seed"), (uint64_t)(period ? k % period : k));
+    return finish(ctx, op,
+                  lower_emit2(ctx, KIR_mul, x, lower_emit1(ctx, KIR_to_f32, constants(ctx, signs, n))));
 }
 
 static syl_status lower_scale(lower_ctx *ctx, const syl_op *op) {
@@ -107,7 +117,8 @@ static syl_status lower_scale(lower_ctx *ctx, const syl_op *op) {
 }
 
 /* Rows picked by an index: embedding(ids, table), take(x, rows). */
-static syl_status lower_rows_of(lower_ctx *ctx, const syl_op *op, const syl_value *matrix, const syl_value *index) {
+static syl_status lower_rows_of(lower_ctx *ctx, const syl_op *op, const syl_value *matrix,
+                                const syl_value *index) {
     int row;
     int64_t cols = lower_cols(&matrix->type);
     lower_place place;
@@ -116,14 +127,17 @@ static syl_status lower_rows_of(lower_ctx *ctx, const syl_op *op, const syl_valu
     SYL_TRY(lower_find_place(ctx, matrix, &place));
     if (place.has_scale) return lower_refuse(ctx, op, "rows of a quantized matrix cannot be picked");
     int buffer = lower_matrix(ctx, &place, cols, false);
-    return finish(ctx, op, kir_emit(ctx->arena, ctx->kernel, (kir_inst){.op = KIR_load_at, .args = {row}, .buffer = buffer}));
+    return finish(
+        ctx, op,
+        kir_emit(ctx->arena, ctx->kernel, (kir_inst){.op = KIR_load_at, .args = {row}, .buffer = buffer}));
 }
 
 static syl_status lower_rope_table(lower_ctx *ctx, const syl_op *op) {
     int pos;
     int64_t dims = syl_attr_int(op, "dims"), half = dims / 2;
     double base = syl_attr_float(op, "base");
-    double *frequency = SYL_NEW_ARRAY(ctx->arena, double, (size_t)dims), *phase = SYL_NEW_ARRAY(ctx->arena, double, (size_t)dims);
+    double *frequency = SYL_NEW_ARRAY(ctx->arena, double, (size_t)dims),
+           *phase = SYL_NEW_ARRAY(ctx->arena, double, (size_t)dims);
     for (int64_t k = 0; k < dims; k++) {
         frequency[k] = pow(base, -2.0 * (double)(k % half) / (double)dims);
         phase[k] = k < half ? 0 : M_PI / 2; /* sin x = cos(x - pi/2) */
@@ -142,7 +156,11 @@ static syl_status lower_rope(lower_ctx *ctx, const syl_op *op) {
     SYL_TRY(unary(ctx, op, &x));
     SYL_TRY(lower_find_place(ctx, table, &place));
     int buffer = lower_matrix(ctx, &place, lower_cols(&table->type), false);
-    kir_inst inst = {.op = KIR_rope, .args = {x}, .buffer = buffer, .heads = (int)syl_attr_int(op, "heads"), .dims = (int)lower_cols(&table->type),
+    kir_inst inst = {.op = KIR_rope,
+                     .args = {x},
+                     .buffer = buffer,
+                     .heads = (int)syl_attr_int(op, "heads"),
+                     .dims = (int)lower_cols(&table->type),
                      .interleaved = syl_attr_str(op, "style")[0] == 'i'};
     return finish(ctx, op, kir_emit(ctx->arena, ctx->kernel, inst));
 }
@@ -153,7 +171,8 @@ static int cache_buffer(lower_ctx *ctx, const syl_value *kv, int64_t layer) {
     ctx->kernel->cache_heads = (int)kv->type.dims[1].size;
     ctx->kernel->cache_dim = (int)kv->type.dims[2].size;
     SYL_PUSH(ctx->arena, &ctx->args, (syl_plan_arg){SYL_ARG_CACHE, (int)layer, 0});
-    return kir_add_buffer(ctx->arena, ctx->kernel, (kir_buffer){"cache", KIR_CACHE, ctx->kernel->cache_elem, 0, 0, false});
+    return kir_add_buffer(ctx->arena, ctx->kernel,
+                          (kir_buffer){"cache", KIR_CACHE, ctx->kernel->cache_elem, 0, 0, false});
 }
 
 static syl_status lower_kv_append(lower_ctx *ctx, const syl_op *op) {
@@ -181,17 +200,26 @@ static syl_status lower_quantize(lower_ctx *ctx, const syl_op *op) {
     int x;
     lower_place place;
     const syl_value *result = yielded_as(op, syl_result(op));
-    if (!result || !syl_value_has_one_use(syl_result(op))) return lower_refuse(ctx, op, "quantized values must be yielded by their region, and nothing else");
+    if (!result || !syl_value_has_one_use(syl_result(op)))
+        return lower_refuse(ctx, op, "quantized values must be yielded by their region, and nothing else");
     if (syl_attr_str(op, "clip")[0] == 'm') return lower_refuse(ctx, op, "clip = mse is for weights");
     SYL_TRY(unary(ctx, op, &x));
     SYL_TRY(lower_find_place(ctx, result, &place));
     int absmax = lower_emit1(ctx, KIR_reduce_max, lower_emit1(ctx, KIR_abs, x));
     int scale = lower_emit2(ctx, KIR_div, absmax, lower_imm(ctx, 127));
-    int code = lower_emit1(ctx, KIR_round, lower_emit2(ctx, KIR_mul, x, lower_emit1(ctx, KIR_recip_or_zero, scale)));
-    code = lower_emit2(ctx, KIR_max, lower_emit2(ctx, KIR_min, code, lower_imm(ctx, 127)), lower_imm(ctx, -127));
+    int code =
+        lower_emit1(ctx, KIR_round, lower_emit2(ctx, KIR_mul, x, lower_emit1(ctx, KIR_recip_or_zero, scale)));
+    code =
+        lower_emit2(ctx, KIR_max, lower_emit2(ctx, KIR_min, code, lower_imm(ctx, 127)), lower_imm(ctx, -127));
     int64_t cols = lower_cols(&result->type);
-    kir_emit(ctx->arena, ctx->kernel, (kir_inst){.op = KIR_store, .args = {lower_emit1(ctx, KIR_to_i8, code)}, .buffer = lower_matrix(ctx, &place, cols, true)});
-    kir_emit(ctx->arena, ctx->kernel, (kir_inst){.op = KIR_store_row, .args = {scale}, .buffer = lower_row_vector(ctx, place.scale, KIR_F32, "s", true)});
+    kir_emit(ctx->arena, ctx->kernel,
+             (kir_inst){.op = KIR_store,
+                        .args = {lower_emit1(ctx, KIR_to_i8, code)},
+                        .buffer = lower_matrix(ctx, &place, cols, true)});
+    kir_emit(ctx->arena, ctx->kernel,
+             (kir_inst){.op = KIR_store_row,
+                        .args = {scale},
+                        .buffer = lower_row_vector(ctx, place.scale, KIR_F32, "s", true)});
     return SYL_OK;
 }
 
@@ -210,26 +238,40 @@ static syl_status lower_linear(lower_ctx *ctx, const syl_op *op) {
     kir_gemm *gemm = &ctx->kernel->gemm;
     lower_place place;
     if (gemm->n) return lower_refuse(ctx, op, "a region holds at most one linear");
-    if (!syl_op_is(w->def, SYL_OP_materialized)) return lower_refuse(ctx, op, "its weight must be a stored tensor");
+    if (!syl_op_is(w->def, SYL_OP_materialized))
+        return lower_refuse(ctx, op, "its weight must be a stored tensor");
     SYL_TRY(lower_find_place(ctx, x, &place));
     gemm->n = w->type.dims[0].size;
     gemm->k = w->type.dims[1].size;
     kir_type w_elem = lower_elem(w->type.dtype);
-    if ((place.elem == KIR_I8) != (w_elem == KIR_I8) || place.elem == KIR_F16 || w_elem == KIR_F16) return lower_refuse(ctx, op, "no kernel multiplies these types");
+    if ((place.elem == KIR_I8) != (w_elem == KIR_I8) || place.elem == KIR_F16 || w_elem == KIR_F16)
+        return lower_refuse(ctx, op, "no kernel multiplies these types");
     syl_host_tile(ctx->target, place.elem, w_elem, gemm);
     gemm->a = lower_matrix(ctx, &place, gemm->k, false);
     const char *name = syl_attr_str(w->def, "name");
-    syl_plan_weight packed = {.name = name, .elem = w_elem, .rows = gemm->n, .cols = gemm->k, .packed = true, .dot = gemm->dot, .nr = gemm->nr, .ku = gemm->ku};
+    syl_plan_weight packed = {.name = name,
+                              .elem = w_elem,
+                              .rows = gemm->n,
+                              .cols = gemm->k,
+                              .packed = true,
+                              .dot = gemm->dot,
+                              .nr = gemm->nr,
+                              .ku = gemm->ku};
     SYL_PUSH(ctx->arena, &ctx->args, (syl_plan_arg){SYL_ARG_WEIGHT, lower_weight(ctx, packed), 0});
     gemm->w = kir_add_buffer(ctx->arena, ctx->kernel, (kir_buffer){"w", KIR_PACKED, w_elem, 0, 0, false});
 
     int y = lower_emit1(ctx, KIR_acc, 0);
     if (place.elem == KIR_I8) {
-        syl_plan_weight scales = {.name = syl_arena_printf(ctx->arena, "%s.scale", name), .elem = KIR_F32, .rows = 1, .cols = gemm->n};
+        syl_plan_weight scales = {.name = syl_arena_printf(ctx->arena, "%s.scale", name),
+                                  .elem = KIR_F32,
+                                  .rows = 1,
+                                  .cols = gemm->n};
         SYL_PUSH(ctx->arena, &ctx->args, (syl_plan_arg){SYL_ARG_WEIGHT, lower_weight(ctx, scales), 0});
-        int w_scale = kir_add_buffer(ctx->arena, ctx->kernel, (kir_buffer){"ws", KIR_PER_COL, KIR_F32, gemm->n, 1, false});
+        int w_scale = kir_add_buffer(ctx->arena, ctx->kernel,
+                                     (kir_buffer){"ws", KIR_PER_COL, KIR_F32, gemm->n, 1, false});
         int x_scale = lower_row_vector(ctx, place.scale, KIR_F32, "s", false);
-        y = lower_emit2(ctx, KIR_mul, lower_emit1(ctx, KIR_to_f32, y), lower_load(ctx, KIR_load_row, x_scale));
+        y = lower_emit2(ctx, KIR_mul, lower_emit1(ctx, KIR_to_f32, y),
+                        lower_load(ctx, KIR_load_row, x_scale));
         y = lower_emit2(ctx, KIR_mul, y, lower_load(ctx, KIR_load_col, w_scale));
     }
     if (op->n_operands == 3) {
@@ -241,8 +283,10 @@ static syl_status lower_linear(lower_ctx *ctx, const syl_op *op) {
 }
 
 static syl_status lower_attention(lower_ctx *ctx, const syl_op *op) {
-    const syl_value *q = syl_operand(op, 0), *kv = syl_operand(op, 1), *result = yielded_as(op, syl_result(op));
-    if (!result || op->parent->first != op || op->next != op->parent->last) return lower_refuse(ctx, op, "attention must stand alone in its region");
+    const syl_value *q = syl_operand(op, 0), *kv = syl_operand(op, 1),
+                    *result = yielded_as(op, syl_result(op));
+    if (!result || op->parent->first != op || op->next != op->parent->last)
+        return lower_refuse(ctx, op, "attention must stand alone in its region");
     lower_place q_place, out_place, pos, seq;
     SYL_TRY(lower_find_place(ctx, q, &q_place));
     SYL_TRY(lower_find_place(ctx, result, &out_place));
@@ -264,24 +308,43 @@ static syl_status lower_attention(lower_ctx *ctx, const syl_op *op) {
 
 syl_status lower_op(lower_ctx *ctx, const syl_op *op) {
     switch (op->code) {
-    case SYL_OP_slice: return SYL_OK; /* a view: found through its place */
-    case SYL_OP_cast: return lower_cast(ctx, op);
-    case SYL_OP_silu: return lower_silu(ctx, op);
-    case SYL_OP_mul: return lower_binary(ctx, op, KIR_mul);
-    case SYL_OP_add: return lower_binary(ctx, op, KIR_add);
-    case SYL_OP_rms_norm: return lower_rms_norm(ctx, op);
-    case SYL_OP_hadamard: return lower_hadamard(ctx, op);
-    case SYL_OP_signs: return lower_signs(ctx, op);
-    case SYL_OP_scale: return lower_scale(ctx, op);
-    case SYL_OP_embedding: return lower_rows_of(ctx, op, syl_operand(op, 1), syl_operand(op, 0));
-    case SYL_OP_take: return lower_rows_of(ctx, op, syl_operand(op, 0), syl_operand(op, 1));
-    case SYL_OP_rope_table: return lower_rope_table(ctx, op);
-    case SYL_OP_rope: return lower_rope(ctx, op);
-    case SYL_OP_kv_append: return lower_kv_append(ctx, op);
-    case SYL_OP_quantize: return lower_quantize(ctx, op);
-    case SYL_OP_dequantize: return lower_dequantize(ctx, op);
-    case SYL_OP_linear: return lower_linear(ctx, op);
-    case SYL_OP_attention: return lower_attention(ctx, op);
-    default: return lower_refuse(ctx, op, "no kernel does it");
+    case SYL_OP_slice:
+        return SYL_OK; /* a view: found through its place */
+    case SYL_OP_cast:
+        return lower_cast(ctx, op);
+    case SYL_OP_silu:
+        return lower_silu(ctx, op);
+    case SYL_OP_mul:
+        return lower_binary(ctx, op, KIR_mul);
+    case SYL_OP_add:
+        return lower_binary(ctx, op, KIR_add);
+    case SYL_OP_rms_norm:
+        return lower_rms_norm(ctx, op);
+    case SYL_OP_hadamard:
+        return lower_hadamard(ctx, op);
+    case SYL_OP_signs:
+        return lower_signs(ctx, op);
+    case SYL_OP_scale:
+        return lower_scale(ctx, op);
+    case SYL_OP_embedding:
+        return lower_rows_of(ctx, op, syl_operand(op, 1), syl_operand(op, 0));
+    case SYL_OP_take:
+        return lower_rows_of(ctx, op, syl_operand(op, 0), syl_operand(op, 1));
+    case SYL_OP_rope_table:
+        return lower_rope_table(ctx, op);
+    case SYL_OP_rope:
+        return lower_rope(ctx, op);
+    case SYL_OP_kv_append:
+        return lower_kv_append(ctx, op);
+    case SYL_OP_quantize:
+        return lower_quantize(ctx, op);
+    case SYL_OP_dequantize:
+        return lower_dequantize(ctx, op);
+    case SYL_OP_linear:
+        return lower_linear(ctx, op);
+    case SYL_OP_attention:
+        return lower_attention(ctx, op);
+    default:
+        return lower_refuse(ctx, op, "no kernel does it");
     }
 }

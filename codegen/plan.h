@@ -1,5 +1,5 @@
-/* The plan: what the executor does for one call of @forward: a list of steps, each a kernel over some rows with its buffers.
- * Lowering makes one kernel of each fused region; equal kernels are shared. */
+/* The plan: what the executor does for one call of @forward: a list of steps, each a kernel over some rows
+ * with its buffers. Lowering makes one kernel of each fused region; equal kernels are shared. */
 #ifndef SYL_CODEGEN_PLAN_H
 #define SYL_CODEGEN_PLAN_H
 
@@ -17,11 +17,11 @@ typedef struct syl_host_target {
 } syl_host_target;
 
 typedef enum syl_arg_kind {
-    SYL_ARG_SLOT,    /* activation buffer `index`, at column `offset` */
-    SYL_ARG_INPUT,   /* function argument `index` */
-    SYL_ARG_OUTPUT,  /* function result `index` */
-    SYL_ARG_WEIGHT,  /* plan->weights[index] */
-    SYL_ARG_CACHE,   /* the KV cache of layer `index` */
+    SYL_ARG_SLOT,   /* activation buffer `index`, at column `offset` */
+    SYL_ARG_INPUT,  /* function argument `index` */
+    SYL_ARG_OUTPUT, /* function result `index` */
+    SYL_ARG_WEIGHT, /* plan->weights[index] */
+    SYL_ARG_CACHE,  /* the KV cache of layer `index` */
 } syl_arg_kind;
 
 typedef struct syl_plan_arg {
@@ -30,7 +30,8 @@ typedef struct syl_plan_arg {
     int64_t offset; /* bytes */
 } syl_plan_arg;
 
-/* The rows of a step or a slot: the number of the row symbol in plan->symbols (T tokens, R rows with logits). */
+/* The rows of a step or a slot: the number of the row symbol in plan->symbols (T tokens, R rows with logits).
+ */
 typedef enum syl_rows { SYL_ROWS_T, SYL_ROWS_R } syl_rows;
 
 typedef struct syl_plan_step {
@@ -42,7 +43,8 @@ typedef struct syl_plan_step {
     const syl_op *op;  /* the fused op in the module */
 } syl_plan_step;
 
-/* An activation buffer: `row_bytes` for each row. Slot s of the IR is two buffers: 2s for elements or codes, 2s + 1 for the scales of a QUANT value. */
+/* An activation buffer: `row_bytes` for each row. Slot s of the IR is two buffers: 2s for elements or codes,
+ * 2s + 1 for the scales of a QUANT value. */
 typedef struct syl_plan_slot {
     syl_rows rows;
     int64_t row_bytes;
@@ -72,8 +74,10 @@ typedef struct syl_plan {
     int cache_layers, cache_heads, cache_dim;
 } syl_plan;
 
-/* Lowers @forward of a fused, materialized, verified module. Checks that values sharing a slot are never live together. */
-SYL_NODISCARD syl_status syl_plan_create(const syl_module *module, const syl_host_target *target, syl_diag *diag, syl_plan **out);
+/* Lowers @forward of a fused, materialized, verified module. Checks that values sharing a slot are never live
+ * together. */
+SYL_NODISCARD syl_status syl_plan_create(const syl_module *module, const syl_host_target *target,
+                                         syl_diag *diag, syl_plan **out);
 void syl_plan_destroy(syl_plan *plan); /* NULL is fine */
 void syl_plan_print(const syl_plan *plan, syl_text *out);
 

@@ -132,7 +132,6 @@ static syl_status write_artifact(syl_arena *arena, const char *in, const char *o
                                  const syl_model *model, syl_pool *pool, syl_diag *diag,
                                  syl_compile_stats *stats) {
     syl_text provenance = {.arena = arena};
-    SYL_TRY(check_output(in, out, model->module, diag));
     SYL_TRY(write_provenance(in, model->module, recipe, diag, &provenance));
     double start = seconds_now();
     syl_materializer *materializer;
@@ -165,7 +164,8 @@ syl_status syl_compile_model(syl_model *model, const char *in, const char *out,
     syl_arena arena;
     syl_recipe recipe;
     syl_arena_init(&arena);
-    syl_status status = find_recipe(&arena, options, diag, &recipe);
+    syl_status status = check_output(in, out, model->module, diag);
+    if (status == SYL_OK) status = find_recipe(&arena, options, diag, &recipe);
     double start = seconds_now();
     if (status == SYL_OK) status = run_passes(&arena, options, &recipe, model->module, diag);
     stats->passes_s = seconds_now() - start;

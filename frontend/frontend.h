@@ -1,5 +1,5 @@
-/* The frontend: a model graph (JSON, docs/graph.md) or a checkpoint becomes a module. One road: a checkpoint is first written as
- * graph JSON (in memory), then read like any other graph. */
+/* The frontend: a model graph (JSON, docs/graph.md) or a checkpoint becomes a module. One road: a checkpoint
+ * is first written as graph JSON (in memory), then read like any other graph. */
 #ifndef SYL_FRONTEND_FRONTEND_H
 #define SYL_FRONTEND_FRONTEND_H
 
@@ -13,12 +13,14 @@ typedef struct syl_model {
     char *tokenizer;        /* tokenizer JSON (docs/artifact.md), or NULL; in module->arena */
 } syl_model;
 
-/* Writes the graph JSON of a checkpoint. Paths of weight files in it are relative to `graph_path` (where the text will be stored;
- * NULL: absolute paths). Supported: GGUF v3 of the Llama family. */
-SYL_NODISCARD syl_status syl_import_checkpoint(const char *path, const char *graph_path, syl_diag *diag, syl_text *out_json);
+/* Writes the graph JSON of a checkpoint. Paths of weight files in it are relative to `graph_path` (where the
+ * text will be stored; NULL: absolute paths). Supported: GGUF v3 of the Llama family. */
+SYL_NODISCARD syl_status syl_import_checkpoint(const char *path, const char *graph_path, syl_diag *diag,
+                                               syl_text *out_json);
 
-/* Reads a graph: `source` is the JSON text, source->name its path (weight files are relative to it). Checks that every weight exists in
- * its file with the declared shape, in a format that is read. The module is verified; it keeps a copy of the text for the locations of its ops. */
+/* Reads a graph: `source` is the JSON text, source->name its path (weight files are relative to it). Checks
+ * that every weight exists in its file with the declared shape, in a format that is read. The module is
+ * verified; it keeps a copy of the text for the locations of its ops. */
 SYL_NODISCARD syl_status syl_graph_read(const syl_source *source, syl_diag *diag, syl_model *out);
 
 /* A .json graph or a checkpoint, by content. */
@@ -31,10 +33,11 @@ SYL_NODISCARD syl_status syl_weights_open(const char *path, syl_diag *diag, syl_
 void syl_weights_close(syl_weights *weights); /* NULL is fine */
 /* Shape of a tensor in row-major order ([out, in] for linears); false if there is none of that name. */
 bool syl_weights_shape(const syl_weights *weights, const char *name, int *rank, int64_t dims[SYL_MAX_RANK]);
-/* Elements of rows [row_begin, row_end) (first axis; a vector's elements are its rows) as float64. A block-quantized
- * tensor has no natural precision: its full-precision value is the dequantized number rounded to bf16 (docs/numerics.md); others are
- * read as stored. Thread-safe. */
-SYL_NODISCARD syl_status syl_weights_read(const syl_weights *weights, const char *name, int64_t row_begin, int64_t row_end, syl_diag *diag, double *out);
+/* Elements of rows [row_begin, row_end) (first axis; a vector's elements are its rows) as float64. A
+ * block-quantized tensor has no natural precision: its full-precision value is the dequantized number rounded
+ * to bf16 (docs/numerics.md); others are read as stored. Thread-safe. */
+SYL_NODISCARD syl_status syl_weights_read(const syl_weights *weights, const char *name, int64_t row_begin,
+                                          int64_t row_end, syl_diag *diag, double *out);
 /* Content hash of a tensor's stored bytes. */
 bool syl_weights_hash(const syl_weights *weights, const char *name, char hex[33]);
 

@@ -3,12 +3,15 @@
  *     %a = hadamard %x {axis = 1, factors = [36, 16]}
  *     %b = hadamard %a {axis = 1, factors = [36, 16], transpose = true}      =>    %x
  *
- *     hadamard, hadamard {transpose} of one axis and factors   -> x    (powers of two are symmetric: no
- * transpose there) signs, signs of one axis, seed and period                -> x hadamard of factors 1; slice
- * of everything; concat of one; cast to the type it has   -> x slice of slice -> one slice;   slice inside
- * one part of a concat -> slice of the part;   concat of concat -> one concat Values are the same but for
- * rounding inside the pairs that vanish. An op is left alone where its operand was rounded to less than f32,
- * since the rounding would be lost. */
+ *     hadamard, hadamard {transpose} of one axis and factors -> x   (powers of two are symmetric: no transpose there)
+ *     signs, signs of one axis, seed and period              -> x
+ *     hadamard of factors 1, slice of everything, concat of one, cast to the type it has -> x
+ *     slice of slice                -> one slice
+ *     slice inside one part of a concat -> slice of the part
+ *     concat of concat              -> one concat
+ *
+ * Values are the same but for rounding inside the pairs that vanish. An op is left alone where its operand was rounded
+ * to less than f32, since the rounding would be lost. */
 #include <string.h>
 #include "passes/rewrite.h"
 

@@ -1,9 +1,9 @@
 /* round-weights: what is still real and read at run time is rounded, once: matrices to `type`, vectors
  * (gains, biases) to f32.
  *
- *     %w = weight "output.weight" : tensor<99x64xreal>          %w = weight "output.weight" :
- * tensor<99x64xreal> %y = linear %x, %w                                  =>    %c = cast %w :
- * tensor<99x64xbf16> %y = linear %x, %c
+ *     %w = weight "output.weight" : tensor<99x64xreal>       %w = weight "output.weight" : tensor<99x64xreal>
+ *     %y = linear %x, %w                               =>    %c = cast %w : tensor<99x64xbf16>
+ *                                                            %y = linear %x, %c
  *
  * All readers share one cast, so a tied table stays one tensor. After this pass no op that runs has a real
  * operand. */

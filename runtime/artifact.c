@@ -167,6 +167,12 @@ static syl_status check_tensor(void *user, const syl_op *op) {
     }
     for (int p = 0; p < stored.parts; p++) {
         const char *full = syl_arena_printf(&artifact->arena, "%s%s", name, stored.part[p].suffix);
+        int new;
+        *syl_map_slot(&check->wanted, full, strlen(full), &new) = (void *)(uintptr_t)op;
+        if (!new) {
+            return syl_error(check->diag, SYL_ERR_artifact_ir, op->loc,
+                             "two materialized values share the tensor \"%s\"", full);
+        }
         const syl_st_tensor *tensor = syl_safetensors_find(&artifact->file, full);
         if (!tensor) {
             return syl_error(check->diag, SYL_ERR_artifact_tensor_missing, op->loc,
@@ -184,12 +190,6 @@ static syl_status check_tensor(void *user, const syl_op *op) {
                              "tensor \"%s\" has the shape %s, the IR says %s", full,
                              shape_text(&artifact->arena, tensor->rank, tensor->shape),
                              shape_text(&artifact->arena, stored.part[p].rank, stored.part[p].shape));
-        }
-        int new;
-        *syl_map_slot(&check->wanted, full, strlen(full), &new) = (void *)(uintptr_t)op;
-        if (!new) {
-            return syl_error(check->diag, SYL_ERR_artifact_ir, op->loc,
-                             "two materialized values share the tensor \"%s\"", full);
         }
     }
     return SYL_OK;

@@ -38,8 +38,8 @@ SYL_NODISCARD syl_status syl_context_run(syl_context *context, const syl_batch *
 const float *syl_context_logits(const syl_context *context, int64_t row);
 
 int64_t syl_context_vocab(const syl_context *context);
-int64_t syl_context_limit(const syl_context *context); /* positions a sequence may have */
-int64_t syl_context_length(const syl_context *context, int sequence);
+int64_t syl_context_limit(const syl_context *context);                /* positions a sequence may have */
+int64_t syl_context_length(const syl_context *context, int sequence); /* 0 <= sequence < sequences */
 /* Forgets the positions from `length` on; 0 frees the sequence. */
 void syl_context_truncate(syl_context *context, int sequence, int64_t length);
 size_t syl_context_bytes(const syl_context *context); /* memory of buffers and KV pages */

@@ -37,6 +37,13 @@ void syl_lm_destroy(syl_lm *lm) {
 
 syl_status syl_lm_prefill(syl_lm *lm, int sequence, const int32_t *ids, int64_t n, syl_diag *diag,
                           const float **logits) {
+    int64_t length = syl_context_length(lm->context, sequence), limit = syl_context_limit(lm->context);
+    if (n > limit - length) { /* before the first chunk is read */
+        return syl_error(
+            diag, SYL_ERR_kv_context, SYL_NOWHERE,
+            "%lld tokens behind the %lld of sequence %d are more than the %lld positions of the context",
+            (long long)n, (long long)length, sequence, (long long)limit);
+    }
     int32_t sequences[SYL_PREFILL_CHUNK];
     for (int i = 0; i < SYL_PREFILL_CHUNK; i++) sequences[i] = sequence;
     for (int64_t done = 0; done < n; done += SYL_PREFILL_CHUNK) {

@@ -25,10 +25,16 @@ syl_hash em_cache_key(const kir_kernel *kernel, const syl_host_target *target) {
     kir_kernel nameless = *kernel;
     nameless.name = "";
     kir_print(&nameless, &text);
+    int *stage = SYL_NEW_ARRAY(&arena, int, kernel->body.n);
+    bool *keep = SYL_NEW_ARRAY(&arena, bool, kernel->body.n);
+    kir_schedule(kernel, stage, keep);
+    for (size_t i = 0; i < kernel->body.n; i++) syl_text_printf(&text, "%d%c", stage[i], keep[i] ? '+' : ' ');
     const kir_attention *a = &kernel->attention;
     syl_text_printf(&text, "generator %d llvm %s\n", EM_GENERATOR, syl_host_llvm_version());
-    syl_text_printf(&text, "gemm buffers %d %d attention buffers %d %d %d %d %d\n", kernel->gemm.a, kernel->gemm.w, a->q, a->out, a->cache, a->pos, a->seq);
-    syl_text_printf(&text, "target %s %s %s registers %d x %d fma %d\n", target->triple, target->cpu, target->features, target->vector_registers, target->vector_floats, target->fma);
+    syl_text_printf(&text, "gemm buffers %d %d attention buffers %d %d %d %d %d\n", kernel->gemm.a,
+                    kernel->gemm.w, a->q, a->out, a->cache, a->pos, a->seq);
+    syl_text_printf(&text, "target %s %s %s registers %d x %d fma %d\n", target->triple, target->cpu,
+                    target->features, target->vector_registers, target->vector_floats, target->fma);
     syl_hash hash = syl_hash_bytes(text.p, text.n);
     syl_arena_free(&arena);
     return hash;
@@ -53,19 +59,25 @@ bool em_cache_usable(const char *dir, syl_diag *diag) {
         return false;
     }
     if (!S_ISDIR(info.st_mode) || info.st_uid != geteuid() || (info.st_mode & 077)) {
-        syl_warning(diag, SYL_NOWHERE, "no code cache: '%s' must be a folder of this user that nobody else may enter (chmod 700)", dir);
+        syl_warning(
+            diag, SYL_NOWHERE,
+            "no code cache: '%s' must be a folder of this user that nobody else may enter (chmod 700)", dir);
         return false;
     }
     return true;
 }
 
-static char *file_of(syl_arena *arena, const char *dir, const syl_hash *key) { return syl_arena_printf(arena, "%s/%s.o", dir, key->hex); }
+static char *file_of(syl_arena *arena, const char *dir, const syl_hash *key) {
+    return syl_arena_printf(arena, "%s/%s.o", dir, key->hex);
+}
 
 static bool read_entry(const syl_mapping *file, const syl_hash *key, em_object *out) {
     cache_header header;
     if (file->size < sizeof header) return false;
     memcpy(&header, file->data, sizeof header);
-    if (memcmp(header.magic, magic, sizeof magic) || memcmp(header.key, key->hex, 32) || header.size != file->size - sizeof header) return false;
+    if (memcmp(header.magic, magic, sizeof magic) || memcmp(header.key, key->hex, 32) ||
+        header.size != file->size - sizeof header)
+        return false;
     syl_hash hash = syl_hash_bytes(file->data + sizeof header, (size_t)header.size);
     if (memcmp(hash.hex, header.hash, 32)) return false;
     out->size = (size_t)header.size;
@@ -81,7 +93,8 @@ bool em_cache_load(const char *dir, const syl_hash *key, em_object *out) {
     const char *path = file_of(&arena, dir, key);
     syl_mapping file = {0};
     syl_diag *quiet = syl_diag_create(NULL, NULL);
-    bool found = !access(path, R_OK) && syl_file_map(path, quiet, &file) == SYL_OK && read_entry(&file, key, out);
+    bool found =
+        !access(path, R_OK) && syl_file_map(path, quiet, &file) == SYL_OK && read_entry(&file, key, out);
     syl_file_unmap(&file);
     syl_diag_destroy(quiet);
     syl_arena_free(&arena);
@@ -99,9 +112,12 @@ void em_cache_store(const char *dir, const syl_hash *key, const em_object *objec
     syl_diag *quiet = syl_diag_create(NULL, NULL); /* a full disk only costs the next start some time */
     syl_output *output;
     if (syl_output_open(file_of(&arena, dir, key), quiet, &output) == SYL_OK) {
-        bool ok = syl_output_write(output, &header, sizeof header) == SYL_OK && syl_output_write(output, object->data, object->size) == SYL_OK;
-        if (!ok) syl_output_discard(output);
-        else if (syl_output_commit(output) != SYL_OK) unlink(file_of(&arena, dir, key));
+        bool ok = syl_output_write(output, &header, sizeof header) == SYL_OK &&
+                  syl_output_write(output, object->data, object->size) == SYL_OK;
+        if (!ok)
+            syl_output_discard(output);
+        else if (syl_output_commit(output) != SYL_OK)
+            unlink(file_of(&arena, dir, key));
     }
     syl_diag_destroy(quiet);
     syl_arena_free(&arena);

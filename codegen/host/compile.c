@@ -34,7 +34,9 @@ typedef struct compile_state {
 
 typedef char symbol_name[40];
 
-static void symbol_of(const kernel_job *job, symbol_name out) { snprintf(out, sizeof(symbol_name), "syl_%s", job->key.hex); }
+static void symbol_of(const kernel_job *job, symbol_name out) {
+    snprintf(out, sizeof(symbol_name), "syl_%s", job->key.hex);
+}
 
 static void compile_range(void *user, int64_t begin, int64_t end, int thread) {
     compile_state *state = user;
@@ -47,7 +49,8 @@ static void compile_range(void *user, int64_t begin, int64_t end, int thread) {
         if (job->cached) continue;
         symbol_of(job, symbol);
         job->status = em_make_object(job->kernel, state->target, symbol, state->diag, &job->object);
-        if (job->status == SYL_OK && state->cache_dir) em_cache_store(state->cache_dir, &job->key, &job->object);
+        if (job->status == SYL_OK && state->cache_dir)
+            em_cache_store(state->cache_dir, &job->key, &job->object);
     }
 }
 
@@ -64,14 +67,17 @@ static syl_status link_jobs(kernel_job *jobs, syl_host_code *code, syl_diag *dia
     LLVMOrcJITDylibRef library = LLVMOrcLLJITGetMainJITDylib(code->jit);
     for (size_t i = 0; i < code->n; i++) {
         if (jobs[i].same_as != i) continue;
-        LLVMMemoryBufferRef buffer = LLVMCreateMemoryBufferWithMemoryRangeCopy(jobs[i].object.data, jobs[i].object.size, jobs[i].key.hex);
-        if ((error = LLVMOrcLLJITAddObjectFile(code->jit, library, buffer))) return report(diag, error, "cannot add generated code");
+        LLVMMemoryBufferRef buffer = LLVMCreateMemoryBufferWithMemoryRangeCopy(
+            jobs[i].object.data, jobs[i].object.size, jobs[i].key.hex);
+        if ((error = LLVMOrcLLJITAddObjectFile(code->jit, library, buffer)))
+            return report(diag, error, "cannot add generated code");
     }
     for (size_t i = 0; i < code->n; i++) {
         symbol_name symbol;
         LLVMOrcExecutorAddress address;
         symbol_of(&jobs[i], symbol);
-        if ((error = LLVMOrcLLJITLookup(code->jit, &address, symbol))) return report(diag, error, "cannot link generated code");
+        if ((error = LLVMOrcLLJITLookup(code->jit, &address, symbol)))
+            return report(diag, error, "cannot link generated code");
         code->functions[i] = (kir_function)(uintptr_t)address;
     }
     return SYL_OK;
@@ -85,7 +91,9 @@ static double now(void) {
 
 static syl_status compile_jobs(compile_state *state, size_t n, int threads) {
     syl_pool *pool = syl_pool_create(threads);
-    if (!pool) return syl_error(state->diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "cannot start threads for compiling");
+    if (!pool)
+        return syl_error(state->diag, SYL_ERR_out_of_memory, SYL_NOWHERE,
+                         "cannot start threads for compiling");
     syl_pool_for(pool, (int64_t)n, 1, compile_range, state);
     syl_pool_destroy(pool);
     for (size_t i = 0; i < n; i++)
@@ -93,20 +101,23 @@ static syl_status compile_jobs(compile_state *state, size_t n, int threads) {
     return SYL_OK;
 }
 
-syl_status syl_host_compile(const syl_plan *plan, const syl_host_target *target, const syl_host_options *options, syl_diag *diag, syl_host_stats *stats,
+syl_status syl_host_compile(const syl_plan *plan, const syl_host_target *target,
+                            const syl_host_options *options, syl_diag *diag, syl_host_stats *stats,
                             syl_host_code **out) {
     double start = now();
     size_t n = plan->kernels.n;
     syl_arena arena;
     syl_arena_init(&arena);
     em_start_llvm();
-    compile_state state = {target, options ? options->cache_dir : NULL, diag, SYL_NEW_ARRAY(&arena, kernel_job, n)};
+    compile_state state = {target, options ? options->cache_dir : NULL, diag,
+                           SYL_NEW_ARRAY(&arena, kernel_job, n)};
     if (state.cache_dir && !em_cache_usable(state.cache_dir, diag)) state.cache_dir = NULL;
     for (size_t i = 0; i < n; i++) {
         kernel_job *job = &state.jobs[i];
         job->kernel = plan->kernels.p[i];
         job->key = em_cache_key(job->kernel, target);
-        for (job->same_as = 0; memcmp(state.jobs[job->same_as].key.hex, job->key.hex, 32) != 0;) job->same_as++;
+        for (job->same_as = 0; memcmp(state.jobs[job->same_as].key.hex, job->key.hex, 32) != 0;)
+            job->same_as++;
     }
     syl_host_code *code = calloc(1, sizeof *code);
     if (code) code->functions = calloc(n ? n : 1, sizeof *code->functions);
@@ -133,7 +144,9 @@ syl_status syl_host_compile(const syl_plan *plan, const syl_host_target *target,
     return SYL_OK;
 }
 
-kir_function syl_host_function(const syl_host_code *code, int kernel) { return code->functions[kernel]; }
+kir_function syl_host_function(const syl_host_code *code, int kernel) {
+    return code->functions[kernel];
+}
 
 void syl_host_code_destroy(syl_host_code *code) {
     if (!code) return;

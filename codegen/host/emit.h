@@ -18,9 +18,9 @@ typedef struct em {
     LLVMContextRef context;
     LLVMModuleRef module;
     LLVMBuilderRef b;
-    em_value function; /* under construction */
+    em_value function;                                                 /* under construction */
     em_type nothing, ptr, i1, i8, i16, i32, i64, f32, f64, f32v, i32v; /* f32v, i32v: KIR_LANES lanes */
-    em_value *buffers;                  /* base pointer of each buffer, loaded in the entry block of the current function */
+    em_value *buffers; /* base pointer of each buffer, loaded in the entry block of the current function */
     em_value rows, begin, end, scratch; /* arguments of the kernel's function */
 } em;
 
@@ -43,30 +43,32 @@ void em_end_helper(em *e, em_place saved);
 em_value em_call_helper(em *e, em_value helper, em_value *args, int n);
 
 em_type em_vec(em_type element, int lanes);
-em_type em_lane(em_type type); /* the element of a vector type, or the type itself */
-int em_lanes(em_type type);    /* 0 for a scalar */
+em_type em_lane(em_type type);                   /* the element of a vector type, or the type itself */
+int em_lanes(em_type type);                      /* 0 for a scalar */
 em_type em_like(em_type shape, em_type element); /* `element`, with as many lanes as `shape` has */
 em_value em_int(em_type type, int64_t value);    /* splatted where the type is a vector */
 em_value em_real(em_type type, double value);
 em_value em_long(em *e, int64_t value); /* i64 */
 em_value em_splat(em *e, em_value scalar, int lanes);
 em_value em_ints(em_type element, const int64_t *values, int n); /* constant vector */
-em_value em_first_lanes(em *e, int valid, int lanes); /* constant mask: the first `valid` lanes */
+em_value em_first_lanes(em *e, int valid, int lanes);            /* constant mask: the first `valid` lanes */
 
 em_value em_add(em *e, em_value a, em_value b); /* integers */
 em_value em_mul(em *e, em_value a, em_value b);
 em_value em_mul_add(em *e, em_value a, int64_t factor, em_value b); /* a * factor + b, i64 */
-em_value em_min(em *e, em_value a, em_value b); /* signed */
+em_value em_min(em *e, em_value a, em_value b);                     /* signed */
 
 em_value em_at(em *e, em_type element, em_value pointer, em_value index);
 em_value em_offset(em *e, em_value pointer, int64_t bytes);
 em_value em_load(em *e, em_type type, em_value pointer, int align);
 void em_store(em *e, em_value value, em_value pointer, int align);
-void em_store_first(em *e, em_value vector, em_value pointer, int align, int valid); /* the first `valid` lanes */
-em_value em_local(em *e, em_type type); /* stack memory, allocated in the entry block */
+void em_store_first(em *e, em_value vector, em_value pointer, int align,
+                    int valid);                          /* the first `valid` lanes */
+em_value em_local(em *e, em_type type);                  /* stack memory, allocated in the entry block */
 em_value em_local_array(em *e, em_type type, int64_t n); /* 64-byte aligned */
 em_value em_global(em *e, const char *name, em_value constant); /* private constant data, 64-byte aligned */
-em_value em_intrinsic(em *e, const char *name, em_type *overloads, int n_overloads, em_value *args, int n_args);
+em_value em_intrinsic(em *e, const char *name, em_type *overloads, int n_overloads, em_value *args,
+                      int n_args);
 em_value em_fma(em *e, em_value a, em_value b, em_value c); /* fused where the target can */
 em_value em_shuffle(em *e, em_value a, em_value b, const int *lanes, int n);
 
@@ -87,9 +89,9 @@ void em_else(em *e, em_branch *branch);
 void em_endif(em *e, em_branch *branch);
 
 /* ---- math.c: scalar or vector of any width, see docs/numerics.md ---- */
-em_value em_exp(em *e, em_value x);       /* f32 */
-em_value em_cos(em *e, em_value x);       /* f64, |x| < 2^30 */
-em_value em_round_even(em *e, em_value x); /* f32 to integer, ties to even */
+em_value em_exp(em *e, em_value x);           /* f32 */
+em_value em_cos(em *e, em_value x);           /* f64, |x| < 2^30 */
+em_value em_round_even(em *e, em_value x);    /* f32 to integer, ties to even */
 em_value em_bf16_from_f32(em *e, em_value x); /* -> i16 */
 em_value em_bf16_to_f32(em *e, em_value h);
 em_value em_f16_from_f32(em *e, em_value x);
@@ -146,7 +148,8 @@ typedef struct em_object {
     size_t size;
 } em_object;
 void em_start_llvm(void); /* once a process, from any thread */
-SYL_NODISCARD syl_status em_make_object(const kir_kernel *kernel, const syl_host_target *target, const char *symbol, syl_diag *diag, em_object *out);
+SYL_NODISCARD syl_status em_make_object(const kir_kernel *kernel, const syl_host_target *target,
+                                        const char *symbol, syl_diag *diag, em_object *out);
 
 /* ---- cache.c ---- */
 /* Version of the generator: any change of the generated code must change it. */

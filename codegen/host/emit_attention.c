@@ -5,22 +5,26 @@
  * heads of one kv head. Invariant: a lane's result has the same bits whatever lanes share its pass: pages go in order of absolute position from 0, each
  * sum has one order, and a page wholly behind a lane's position changes nothing (probabilities 0, correction exp(0) = 1).
  *
- * Scratch: probabilities [mr][PAGE], queries times scale [mr][dim], running outputs [mr][dim], dim rounded up to whole vectors. */
+ * Scratch: probabilities [mr][PAGE], queries times scale [mr][dim], running outputs [mr][dim], dim rounded up to whole vectors; then the state of each
+ * lane: maximum, sum and correction. */
 #include "codegen/host/emit.h"
 #include <math.h>
+
+enum { STATE_M, STATE_L, STATE_CORR, STATE_SIZE = 16 }; /* floats */
 
 typedef struct attention_state {
     em *e;
     const kir_attention *a;
     kir_type elem; /* of the cache */
     int64_t dim, padded, group;
-    int lanes;               /* of this pass */
-    int chunk;               /* vectors of positions or of values held in registers for each lane */
-    em_value p, q, out;      /* scratch */
-    em_value row[16], head[16], pos[16], corr[16]; /* corr: splat factor of the page */
-    em_value m[16], l[16];   /* stack */
-    em_value first, last;    /* of the page: position of its first element, and the largest pos */
-    em_value keys, values;   /* of the page */
+    int lanes;                 /* of this pass */
+    int chunk;                 /* vectors of positions or of values held in registers for each lane */
+    em_value p, q, out, state; /* scratch */
+    em_value row[16], head[16], pos[16];
+    em_value first, last;  /* of the page: position of its first element, and the largest pos */
+    em_value keys, values; /* of the page */
+    em_value next;         /* bytes from this page to the next one of the sequence, 0 at the last */
+    em_value cold;         /* true where the lanes are of one row: nobody else has just read these pages */
 } attention_state;
 
 static em_value scratch_at(em *e, em_value base, int64_t index, em_value more) {
@@ -28,18 +32,38 @@ static em_value scratch_at(em *e, em_value base, int64_t index, em_value more) {
     return more ? em_at(e, e->f32, pointer, more) : pointer;
 }
 
-static em_value splat_at(em *e, em_value pointer) { return em_splat(e, em_load(e, e->f32, pointer, 4), KIR_LANES); }
+static em_value splat_at(em *e, em_value pointer) {
+    return em_splat(e, em_load(e, e->f32, pointer, 4), KIR_LANES);
+}
 
 /* The vector of queries, keys or values at base[index], of which `valid` lanes may be read. */
 static em_value load_first(em *e, kir_type elem, em_value base, em_value index, int valid) {
     if (valid >= KIR_LANES) return em_load_widened(e, elem, base, index, KIR_LANES);
     em_type element = em_elem_type(e, elem), type = em_vec(element, KIR_LANES), overloads[] = {type, e->ptr};
-    em_value args[] = {em_at(e, element, base, index), em_int(e->i32, em_elem_size(elem)), em_first_lanes(e, valid, KIR_LANES), LLVMConstNull(type)};
+    em_value args[] = {em_at(e, element, base, index), em_int(e->i32, em_elem_size(elem)),
+                       em_first_lanes(e, valid, KIR_LANES), LLVMConstNull(type)};
     em_value raw = em_intrinsic(e, "llvm.masked.load", overloads, 2, args, 4);
     return elem == KIR_BF16 ? em_bf16_to_f32(e, raw) : elem == KIR_F16 ? em_f16_to_f32(e, raw) : raw;
 }
 
-static int valid_lanes(const attention_state *s, int64_t d) { return s->dim - d < KIR_LANES ? (int)(s->dim - d) : KIR_LANES; }
+/* Pages lie anywhere in memory: in decoding, while one is read the next is fetched, line by line. */
+static void prefetch(const attention_state *s, em_value base, em_value index, int vectors) {
+    em *e = s->e;
+    int per_line = 64 / (KIR_LANES * em_elem_size(s->elem));
+    em_branch branch = em_if(e, s->cold);
+    em_value start = LLVMBuildGEP2(e->b, e->i8, em_at(e, em_elem_type(e, s->elem), base, index),
+                                   (em_value[]){s->next}, 1, "");
+    for (int v = 0; v < vectors; v += per_line) {
+        em_value args[] = {em_offset(e, start, v * KIR_LANES * em_elem_size(s->elem)), em_int(e->i32, 0),
+                           em_int(e->i32, 3), em_int(e->i32, 1)};
+        em_intrinsic(e, "llvm.prefetch", &e->ptr, 1, args, 4);
+    }
+    em_endif(e, &branch);
+}
+
+static int valid_lanes(const attention_state *s, int64_t d) {
+    return s->dim - d < KIR_LANES ? (int)(s->dim - d) : KIR_LANES;
+}
 
 /* q * scale into the scratch, outputs and sums cleared. */
 static void start(attention_state *s) {
@@ -48,14 +72,14 @@ static void start(attention_state *s) {
     for (int i = 0; i < s->lanes; i++) {
         em_value base = em_mul_add(e, s->row[i], q->stride, em_mul(e, s->head[i], em_long(e, s->dim)));
         for (int64_t d = 0; d < s->dim; d += KIR_LANES) {
-            em_value x = load_first(e, q->elem, e->buffers[s->a->q], em_add(e, base, em_long(e, d)), valid_lanes(s, d));
-            em_store(e, LLVMBuildFMul(e->b, x, em_real(e->f32v, s->a->scale), ""), scratch_at(e, s->q, i * s->padded + d, NULL), 64);
+            em_value x = load_first(e, q->elem, e->buffers[s->a->q], em_add(e, base, em_long(e, d)),
+                                    valid_lanes(s, d));
+            em_store(e, LLVMBuildFMul(e->b, x, em_real(e->f32v, s->a->scale), ""),
+                     scratch_at(e, s->q, i * s->padded + d, NULL), 64);
             em_store(e, em_real(e->f32v, 0.0), scratch_at(e, s->out, i * s->padded + d, NULL), 64);
         }
-        s->m[i] = em_local(e, e->f32);
-        s->l[i] = em_local(e, e->f32);
-        em_store(e, em_real(e->f32, -INFINITY), s->m[i], 4);
-        em_store(e, em_real(e->f32, 0.0), s->l[i], 4);
+        em_store(e, em_real(e->f32, -INFINITY), scratch_at(e, s->state, i * STATE_SIZE + STATE_M, NULL), 4);
+        em_store(e, em_real(e->f32, 0.0), scratch_at(e, s->state, i * STATE_SIZE + STATE_L, NULL), 4);
     }
 }
 
@@ -69,10 +93,13 @@ static void scores(attention_state *s, em_value at, int n) {
     }
     em_loop d = em_loop_begin(e, em_long(e, 0), em_long(e, s->dim), 1);
     em_value base = em_mul_add(e, d.index, SYL_KV_PAGE, at);
-    for (int v = 0; v < n; v++) k[v] = em_load_widened(e, s->elem, s->keys, em_add(e, base, em_long(e, v * KIR_LANES)), KIR_LANES);
+    prefetch(s, s->keys, base, n);
+    for (int v = 0; v < n; v++)
+        k[v] = em_load_widened(e, s->elem, s->keys, em_add(e, base, em_long(e, v * KIR_LANES)), KIR_LANES);
     for (int i = 0; i < s->lanes; i++) {
         em_value q = splat_at(e, scratch_at(e, s->q, i * s->padded, d.index));
-        for (int v = 0; v < n; v++) em_store(e, em_fma(e, q, k[v], em_load(e, e->f32v, acc[i * n + v], 64)), acc[i * n + v], 64);
+        for (int v = 0; v < n; v++)
+            em_store(e, em_fma(e, q, k[v], em_load(e, e->f32v, acc[i * n + v], 64)), acc[i * n + v], 64);
     }
     em_loop_end(e, &d);
     int64_t iota[KIR_LANES];
@@ -81,56 +108,75 @@ static void scores(attention_state *s, em_value at, int n) {
     for (int i = 0; i < s->lanes; i++)
         for (int v = 0; v < n; v++) {
             em_value start_of = em_add(e, em_add(e, s->first, at), em_long(e, v * KIR_LANES));
-            em_value position = em_add(e, em_splat(e, LLVMBuildTrunc(e->b, start_of, e->i32, ""), KIR_LANES), lane);
+            em_value position =
+                em_add(e, em_splat(e, LLVMBuildTrunc(e->b, start_of, e->i32, ""), KIR_LANES), lane);
             em_value limit = em_splat(e, LLVMBuildTrunc(e->b, s->pos[i], e->i32, ""), KIR_LANES);
             em_value seen = LLVMBuildICmp(e->b, LLVMIntSLE, position, limit, "");
-            em_value masked = LLVMBuildSelect(e->b, seen, em_load(e, e->f32v, acc[i * n + v], 64), em_real(e->f32v, -INFINITY), "");
+            em_value masked = LLVMBuildSelect(e->b, seen, em_load(e, e->f32v, acc[i * n + v], 64),
+                                              em_real(e->f32v, -INFINITY), "");
             em_store(e, masked, scratch_at(e, s->p, i * SYL_KV_PAGE + v * KIR_LANES, at), 64);
         }
 }
 
-/* Scores to probabilities relative to the running maximum, and the correction of what was summed before. */
-static void softmax(attention_state *s, int i) {
-    em *e = s->e;
+/* softmax(p, state), one function for all lanes: a page's scores to probabilities relative to the running maximum, and the correction of what
+ * was summed before. */
+static em_value softmax(em *e) {
     enum { n = SYL_KV_PAGE / KIR_LANES };
-    em_value x[n], larger;
-    for (int v = 0; v < n; v++) x[v] = em_load(e, e->f32v, scratch_at(e, s->p, i * SYL_KV_PAGE + v * KIR_LANES, NULL), 64);
-    larger = em_larger(e, em_larger(e, x[0], x[1]), em_larger(e, x[2], x[3]));
-    em_value before = em_load(e, e->f32, s->m[i], 4), m = em_larger(e, before, em_reduce_max(e, larger));
+    em_type params[] = {e->ptr, e->ptr};
+    em_place saved;
+    em_value function = em_begin_helper(e, "softmax", params, 2, &saved), p = LLVMGetParam(function, 0),
+             state = LLVMGetParam(function, 1), x[n];
+    for (int v = 0; v < n; v++) x[v] = em_load(e, e->f32v, scratch_at(e, p, v * KIR_LANES, NULL), 64);
+    em_value largest = em_reduce_max(e, em_larger(e, em_larger(e, x[0], x[1]), em_larger(e, x[2], x[3])));
+    em_value before = em_load(e, e->f32, scratch_at(e, state, STATE_M, NULL), 4),
+             m = em_larger(e, before, largest);
     em_value corr = em_exp(e, LLVMBuildFSub(e->b, before, m, "")), center = em_splat(e, m, KIR_LANES);
     for (int v = 0; v < n; v++) {
         x[v] = em_exp(e, LLVMBuildFSub(e->b, x[v], center, ""));
-        em_store(e, x[v], scratch_at(e, s->p, i * SYL_KV_PAGE + v * KIR_LANES, NULL), 64);
+        em_store(e, x[v], scratch_at(e, p, v * KIR_LANES, NULL), 64);
     }
-    em_value total = LLVMBuildFAdd(e->b, LLVMBuildFAdd(e->b, x[0], x[1], ""), LLVMBuildFAdd(e->b, x[2], x[3], ""), "");
-    em_value l = em_fma(e, em_load(e, e->f32, s->l[i], 4), corr, em_reduce_add(e, total));
-    em_store(e, m, s->m[i], 4);
-    em_store(e, l, s->l[i], 4);
-    s->corr[i] = em_splat(e, corr, KIR_LANES);
+    em_value total =
+        LLVMBuildFAdd(e->b, LLVMBuildFAdd(e->b, x[0], x[1], ""), LLVMBuildFAdd(e->b, x[2], x[3], ""), "");
+    em_value l =
+        em_fma(e, em_load(e, e->f32, scratch_at(e, state, STATE_L, NULL), 4), corr, em_reduce_add(e, total));
+    em_store(e, m, scratch_at(e, state, STATE_M, NULL), 4);
+    em_store(e, l, scratch_at(e, state, STATE_L, NULL), 4);
+    em_store(e, corr, scratch_at(e, state, STATE_CORR, NULL), 4);
+    em_end_helper(e, saved);
+    return function;
 }
 
 /* out = out * corr + p V for values [at, at + 16 n), of which the last vector has `valid`. */
 static void weigh(attention_state *s, em_value at, int n, int valid) {
     em *e = s->e;
     em_value acc[64], v[8];
-    for (int i = 0; i < s->lanes; i++)
+    for (int i = 0; i < s->lanes; i++) {
+        em_value corr = splat_at(e, scratch_at(e, s->state, i * STATE_SIZE + STATE_CORR, NULL));
         for (int c = 0; c < n; c++) {
-            em_value before = em_load(e, e->f32v, scratch_at(e, s->out, i * s->padded + c * KIR_LANES, at), 64);
+            em_value before =
+                em_load(e, e->f32v, scratch_at(e, s->out, i * s->padded + c * KIR_LANES, at), 64);
             acc[i * n + c] = em_local(e, e->f32v);
-            em_store(e, LLVMBuildFMul(e->b, before, s->corr[i], ""), acc[i * n + c], 64);
+            em_store(e, LLVMBuildFMul(e->b, before, corr, ""), acc[i * n + c], 64);
         }
-    em_value count = em_min(e, em_long(e, SYL_KV_PAGE), em_add(e, LLVMBuildSub(e->b, s->last, s->first, ""), em_long(e, 1)));
+    }
+    em_value count = em_min(e, em_long(e, SYL_KV_PAGE),
+                            em_add(e, LLVMBuildSub(e->b, s->last, s->first, ""), em_long(e, 1)));
     em_loop j = em_loop_begin(e, em_long(e, 0), count, 1);
     em_value base = em_mul_add(e, j.index, s->dim, at);
-    for (int c = 0; c < n; c++) v[c] = load_first(e, s->elem, s->values, em_add(e, base, em_long(e, c * KIR_LANES)), c == n - 1 ? valid : KIR_LANES);
+    prefetch(s, s->values, base, n);
+    for (int c = 0; c < n; c++)
+        v[c] = load_first(e, s->elem, s->values, em_add(e, base, em_long(e, c * KIR_LANES)),
+                          c == n - 1 ? valid : KIR_LANES);
     for (int i = 0; i < s->lanes; i++) {
         em_value p = splat_at(e, scratch_at(e, s->p, i * SYL_KV_PAGE, j.index));
-        for (int c = 0; c < n; c++) em_store(e, em_fma(e, p, v[c], em_load(e, e->f32v, acc[i * n + c], 64)), acc[i * n + c], 64);
+        for (int c = 0; c < n; c++)
+            em_store(e, em_fma(e, p, v[c], em_load(e, e->f32v, acc[i * n + c], 64)), acc[i * n + c], 64);
     }
     em_loop_end(e, &j);
     for (int i = 0; i < s->lanes; i++)
         for (int c = 0; c < n; c++)
-            em_store(e, em_load(e, e->f32v, acc[i * n + c], 64), scratch_at(e, s->out, i * s->padded + c * KIR_LANES, at), 64);
+            em_store(e, em_load(e, e->f32v, acc[i * n + c], 64),
+                     scratch_at(e, s->out, i * s->padded + c * KIR_LANES, at), 64);
 }
 
 static void finish(attention_state *s) {
@@ -138,10 +184,11 @@ static void finish(attention_state *s) {
     const kir_buffer *out = &e->kernel->buffers.p[s->a->out];
     for (int i = 0; i < s->lanes; i++) {
         em_value base = em_mul_add(e, s->row[i], out->stride, em_mul(e, s->head[i], em_long(e, s->dim)));
-        em_value l = em_splat(e, em_load(e, e->f32, s->l[i], 4), KIR_LANES);
+        em_value l = splat_at(e, scratch_at(e, s->state, i * STATE_SIZE + STATE_L, NULL));
         for (int64_t d = 0; d < s->dim; d += KIR_LANES) {
             em_value x = em_load(e, e->f32v, scratch_at(e, s->out, i * s->padded + d, NULL), 64);
-            em_store_rounded(e, out->elem, e->buffers[s->a->out], em_add(e, base, em_long(e, d)), LLVMBuildFDiv(e->b, x, l, ""), valid_lanes(s, d));
+            em_store_rounded(e, out->elem, e->buffers[s->a->out], em_add(e, base, em_long(e, d)),
+                             LLVMBuildFDiv(e->b, x, l, ""), valid_lanes(s, d));
         }
     }
 }
@@ -150,44 +197,73 @@ static em_value load_index(em *e, int buffer, em_value row) {
     return LLVMBuildSExt(e->b, em_load(e, e->i32, em_at(e, e->i32, e->buffers[buffer], row), 4), e->i64, "");
 }
 
-static em_value view_field(em *e, em_value view, em_type type, int64_t offset) { return em_load(e, type, em_offset(e, view, offset), 8); }
+static em_value view_field(em *e, em_value view, em_type type, int64_t offset) {
+    return em_load(e, type, em_offset(e, view, offset), 8);
+}
+
+/* The page that holds a position, by the sequence's row of the page table. */
+static em_value page_memory(em *e, em_value table, em_value pages, em_value position) {
+    em_value number =
+        em_load(e, e->i32, em_at(e, e->i32, table, LLVMBuildLShr(e->b, position, em_long(e, 6), "")), 4);
+    return em_load(e, e->ptr, em_at(e, e->ptr, pages, LLVMBuildSExt(e->b, number, e->i64, "")), 8);
+}
 
 /* pass(buffers, scratch, row, row step, head, head step): lane i is (row + i * row step, head + i * head step). */
-static em_value attention_pass(em *e, int lanes) {
+static em_value attention_pass(em *e, int lanes, em_value normalise) {
     const kir_attention *a = &e->kernel->attention;
-    attention_state s = {.e = e, .a = a, .elem = e->kernel->cache_elem, .dim = a->head_dim, .group = a->heads / a->kv_heads, .lanes = lanes};
+    attention_state s = {.e = e,
+                         .a = a,
+                         .elem = e->kernel->cache_elem,
+                         .dim = a->head_dim,
+                         .group = a->heads / a->kv_heads,
+                         .lanes = lanes};
     s.padded = (s.dim + KIR_LANES - 1) / KIR_LANES * KIR_LANES;
     s.chunk = e->target->vector_floats >= 16 ? 4 : 1;
     em_type params[] = {e->ptr, e->ptr, e->i64, e->i64, e->i64, e->i64};
     em_place saved;
-    em_value function = em_begin_helper(e, syl_arena_printf(&e->arena, "pass%d", lanes), params, 6, &saved), *outer = e->buffers;
+    em_value function = em_begin_helper(e, syl_arena_printf(&e->arena, "pass%d", lanes), params, 6, &saved),
+             *outer = e->buffers;
     em_load_buffers(e, LLVMGetParam(function, 0));
     s.p = LLVMGetParam(function, 1);
     s.q = scratch_at(e, s.p, (int64_t)lanes * SYL_KV_PAGE, NULL);
     s.out = scratch_at(e, s.q, lanes * s.padded, NULL);
+    s.state = scratch_at(e, s.out, lanes * s.padded, NULL);
     s.last = em_long(e, 0);
+    s.cold = LLVMBuildICmp(e->b, LLVMIntEQ, LLVMGetParam(function, 3), em_long(e, 0), "");
     for (int i = 0; i < lanes; i++) {
         s.row[i] = em_add(e, LLVMGetParam(function, 2), em_mul(e, LLVMGetParam(function, 3), em_long(e, i)));
         s.head[i] = em_add(e, LLVMGetParam(function, 4), em_mul(e, LLVMGetParam(function, 5), em_long(e, i)));
         s.pos[i] = load_index(e, a->pos, s.row[i]);
-        s.last = LLVMBuildSelect(e->b, LLVMBuildICmp(e->b, LLVMIntSGT, s.pos[i], s.last, ""), s.pos[i], s.last, "");
+        s.last = LLVMBuildSelect(e->b, LLVMBuildICmp(e->b, LLVMIntSGT, s.pos[i], s.last, ""), s.pos[i],
+                                 s.last, "");
     }
     em_value view = e->buffers[a->cache], kv_head = LLVMBuildUDiv(e->b, s.head[0], em_long(e, s.group), "");
-    em_value stride = view_field(e, view, e->i64, offsetof(syl_kv_view, table_stride)), pages = view_field(e, view, e->ptr, offsetof(syl_kv_view, pages));
-    em_value table = em_at(e, e->i32, view_field(e, view, e->ptr, offsetof(syl_kv_view, table)), em_mul(e, load_index(e, a->seq, s.row[0]), stride));
-    em_value layer = em_mul_add(e, kv_head, 2 * s.dim * SYL_KV_PAGE, view_field(e, view, e->i64, offsetof(syl_kv_view, layer_offset)));
+    em_value stride = view_field(e, view, e->i64, offsetof(syl_kv_view, table_stride)),
+             pages = view_field(e, view, e->ptr, offsetof(syl_kv_view, pages));
+    em_value table = em_at(e, e->i32, view_field(e, view, e->ptr, offsetof(syl_kv_view, table)),
+                           em_mul(e, load_index(e, a->seq, s.row[0]), stride));
+    em_value layer = em_mul_add(e, kv_head, 2 * s.dim * SYL_KV_PAGE,
+                                view_field(e, view, e->i64, offsetof(syl_kv_view, layer_offset)));
     start(&s);
 
     em_loop page = em_loop_begin(e, em_long(e, 0), em_add(e, s.last, em_long(e, 1)), SYL_KV_PAGE);
     s.first = page.index;
-    em_value number = em_load(e, e->i32, em_at(e, e->i32, table, LLVMBuildLShr(e->b, page.index, em_long(e, 6), "")), 4);
-    em_value memory = em_load(e, e->ptr, em_at(e, e->ptr, pages, LLVMBuildSExt(e->b, number, e->i64, "")), 8);
+    em_value memory = page_memory(e, table, pages, page.index);
+    em_value following = em_add(e, page.index, em_long(e, SYL_KV_PAGE));
+    following = LLVMBuildSelect(e->b, LLVMBuildICmp(e->b, LLVMIntSLE, following, s.last, ""), following,
+                                page.index, "");
+    s.next = LLVMBuildSub(e->b, LLVMBuildPtrToInt(e->b, page_memory(e, table, pages, following), e->i64, ""),
+                          LLVMBuildPtrToInt(e->b, memory, e->i64, ""), "");
     s.keys = em_at(e, em_elem_type(e, s.elem), memory, layer);
     s.values = em_at(e, em_elem_type(e, s.elem), s.keys, em_long(e, s.dim * SYL_KV_PAGE));
     em_loop part = em_loop_begin(e, em_long(e, 0), em_long(e, SYL_KV_PAGE), s.chunk * KIR_LANES);
     scores(&s, part.index, s.chunk);
     em_loop_end(e, &part);
-    for (int i = 0; i < lanes; i++) softmax(&s, i);
+    for (int i = 0; i < lanes; i++) {
+        em_value args[] = {scratch_at(e, s.p, i * SYL_KV_PAGE, NULL),
+                           scratch_at(e, s.state, i * STATE_SIZE, NULL)};
+        em_call_helper(e, normalise, args, 2);
+    }
     int64_t step = (int64_t)s.chunk * KIR_LANES, whole = s.dim / step * step;
     if (whole) {
         em_loop d = em_loop_begin(e, em_long(e, 0), em_long(e, whole), step);
@@ -206,12 +282,14 @@ static em_value attention_pass(em *e, int lanes) {
 }
 
 static void call_pass(em *e, em_value pass, em_value row, int row_step, em_value head, int head_step) {
-    em_value args[] = {LLVMGetParam(e->function, 0), e->scratch, row, em_long(e, row_step), head, em_long(e, head_step)};
+    em_value args[] = {LLVMGetParam(e->function, 0), e->scratch, row,
+                       em_long(e, row_step),         head,       em_long(e, head_step)};
     em_call_helper(e, pass, args, 6);
 }
 
 /* Runs the pass of `n` lanes, n known at run time in [1, mr]. */
-static void call_pass_of(em *e, em_value *passes, em_value n, em_value row, int row_step, em_value head, int head_step) {
+static void call_pass_of(em *e, em_value *passes, em_value n, em_value row, int row_step, em_value head,
+                         int head_step) {
     int mr = e->kernel->attention.mr;
     for (int lanes = 1; lanes <= mr; lanes++) {
         em_branch branch = em_if(e, LLVMBuildICmp(e->b, LLVMIntEQ, n, em_long(e, lanes), ""));
@@ -224,13 +302,15 @@ void em_attention(em *e, const char *symbol) {
     const kir_attention *a = &e->kernel->attention;
     int64_t group = a->heads / a->kv_heads;
     em_begin_kernel(e, symbol);
-    em_value *passes = SYL_NEW_ARRAY(&e->arena, em_value, (size_t)a->mr + 1);
-    for (int lanes = 1; lanes <= a->mr; lanes++) passes[lanes] = attention_pass(e, lanes);
+    em_value *passes = SYL_NEW_ARRAY(&e->arena, em_value, (size_t)a->mr + 1), normalise = softmax(e);
+    for (int lanes = 1; lanes <= a->mr; lanes++) passes[lanes] = attention_pass(e, lanes, normalise);
 
-    em_value skip = em_local(e, e->i64), same = em_local(e, e->i1); /* tasks already done by an earlier pass of this loop */
+    em_value skip = em_local(e, e->i64),
+             same = em_local(e, e->i1); /* tasks already done by an earlier pass of this loop */
     em_store(e, em_long(e, 0), skip, 8);
     em_loop t = em_loop_begin(e, e->begin, e->end, 1);
-    em_value block = LLVMBuildUDiv(e->b, t.index, em_long(e, a->heads), ""), head = LLVMBuildURem(e->b, t.index, em_long(e, a->heads), "");
+    em_value block = LLVMBuildUDiv(e->b, t.index, em_long(e, a->heads), ""),
+             head = LLVMBuildURem(e->b, t.index, em_long(e, a->heads), "");
     em_value row = em_mul(e, block, em_long(e, a->mr));
     em_value count = em_min(e, LLVMBuildSub(e->b, e->rows, row, ""), em_long(e, a->mr));
     em_value pending = em_load(e, e->i64, skip, 8);
@@ -238,7 +318,8 @@ void em_attention(em *e, const char *symbol) {
     em_branch alone = em_if(e, LLVMBuildICmp(e->b, LLVMIntEQ, count, em_long(e, 1), ""));
     {
         /* the heads of one kv head read the same keys */
-        em_value rest = LLVMBuildSub(e->b, em_long(e, group), LLVMBuildURem(e->b, head, em_long(e, group), ""), "");
+        em_value rest =
+            LLVMBuildSub(e->b, em_long(e, group), LLVMBuildURem(e->b, head, em_long(e, group), ""), "");
         em_value n = em_min(e, em_min(e, rest, LLVMBuildSub(e->b, e->end, t.index, "")), em_long(e, a->mr));
         call_pass_of(e, passes, n, row, 0, head, 1);
         em_store(e, LLVMBuildSub(e->b, n, em_long(e, 1), ""), skip, 8);
@@ -248,7 +329,8 @@ void em_attention(em *e, const char *symbol) {
         em_store(e, em_int(e->i1, 1), same, 1);
         em_value sequence = load_index(e, a->seq, row);
         em_loop i = em_loop_begin(e, em_long(e, 1), count, 1);
-        em_value equal = LLVMBuildICmp(e->b, LLVMIntEQ, sequence, load_index(e, a->seq, em_add(e, row, i.index)), "");
+        em_value equal =
+            LLVMBuildICmp(e->b, LLVMIntEQ, sequence, load_index(e, a->seq, em_add(e, row, i.index)), "");
         em_store(e, LLVMBuildAnd(e->b, em_load(e, e->i1, same, 1), equal, ""), same, 1);
         em_loop_end(e, &i);
         em_branch one = em_if(e, em_load(e, e->i1, same, 1));

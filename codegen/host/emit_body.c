@@ -4,27 +4,39 @@
  * there. In row kernels a vector that an earlier loop kept is read back, any other is computed again. */
 #include "codegen/host/emit.h"
 
-static bool is_scalar(const kir_inst *inst) { return inst->role == KIR_UNIFORM || inst->role == KIR_ROW; }
+static bool is_scalar(const kir_inst *inst) {
+    return inst->role == KIR_UNIFORM || inst->role == KIR_ROW;
+}
 
-static bool is_row_wide(kir_op op) { return op == KIR_reduce_sum || op == KIR_reduce_max || op == KIR_hadamard || op == KIR_rope; }
+static bool is_row_wide(kir_op op) {
+    return op == KIR_reduce_sum || op == KIR_reduce_max || op == KIR_hadamard || op == KIR_rope;
+}
 
-bool em_is_vector_store(kir_op op) { return op == KIR_store || op == KIR_append_k || op == KIR_append_v; }
+bool em_is_vector_store(kir_op op) {
+    return op == KIR_store || op == KIR_append_k || op == KIR_append_v;
+}
 
 /* ---- memory ---- */
 
 int em_elem_size(kir_type type) {
-    static const int sizes[] = {[KIR_F32] = 4, [KIR_F64] = 8, [KIR_BF16] = 2, [KIR_F16] = 2, [KIR_I8] = 1, [KIR_I32] = 4};
+    static const int sizes[] = {
+        [KIR_F32] = 4, [KIR_F64] = 8, [KIR_BF16] = 2, [KIR_F16] = 2, [KIR_I8] = 1, [KIR_I32] = 4};
     return sizes[type];
 }
 
 em_type em_elem_type(em *e, kir_type type) {
     switch (type) {
-    case KIR_F32: return e->f32;
-    case KIR_F64: return e->f64;
+    case KIR_F32:
+        return e->f32;
+    case KIR_F64:
+        return e->f64;
     case KIR_BF16:
-    case KIR_F16: return e->i16;
-    case KIR_I8: return e->i8;
-    case KIR_I32: return e->i32;
+    case KIR_F16:
+        return e->i16;
+    case KIR_I8:
+        return e->i8;
+    case KIR_I32:
+        return e->i32;
     }
     return NULL;
 }
@@ -33,10 +45,14 @@ em_value em_load_widened(em *e, kir_type elem, em_value base, em_value index, in
     em_type element = em_elem_type(e, elem), type = lanes ? em_vec(element, lanes) : element;
     em_value value = em_load(e, type, em_at(e, element, base, index), em_elem_size(elem));
     switch (elem) {
-    case KIR_BF16: return em_bf16_to_f32(e, value);
-    case KIR_F16: return em_f16_to_f32(e, value);
-    case KIR_I8: return LLVMBuildSExt(e->b, value, em_like(type, e->i32), "");
-    default: return value;
+    case KIR_BF16:
+        return em_bf16_to_f32(e, value);
+    case KIR_F16:
+        return em_f16_to_f32(e, value);
+    case KIR_I8:
+        return LLVMBuildSExt(e->b, value, em_like(type, e->i32), "");
+    default:
+        return value;
     }
 }
 
@@ -44,23 +60,31 @@ void em_store_rounded(em *e, kir_type elem, em_value base, em_value index, em_va
     em_type element = em_elem_type(e, elem);
     if (elem == KIR_BF16) value = em_bf16_from_f32(e, value);
     if (elem == KIR_F16) value = em_f16_from_f32(e, value);
-    if (elem == KIR_I8 && em_lane(LLVMTypeOf(value)) != e->i8) value = LLVMBuildTrunc(e->b, value, em_like(LLVMTypeOf(value), e->i8), "");
+    if (elem == KIR_I8 && em_lane(LLVMTypeOf(value)) != e->i8)
+        value = LLVMBuildTrunc(e->b, value, em_like(LLVMTypeOf(value), e->i8), "");
     em_value pointer = em_at(e, element, base, index);
-    if (em_lanes(LLVMTypeOf(value))) em_store_first(e, value, pointer, em_elem_size(elem), valid);
-    else em_store(e, value, pointer, em_elem_size(elem));
+    if (em_lanes(LLVMTypeOf(value)))
+        em_store_first(e, value, pointer, em_elem_size(elem), valid);
+    else
+        em_store(e, value, pointer, em_elem_size(elem));
 }
 
 /* Address of element (row, col) of a matrix, as base and index. */
-static em_value matrix_index(em_body *body, const kir_buffer *buffer, em_value row) { return em_mul_add(body->e, row, buffer->stride, body->col); }
+static em_value matrix_index(em_body *body, const kir_buffer *buffer, em_value row) {
+    return em_mul_add(body->e, row, buffer->stride, body->col);
+}
 
-static em_value scalar_of(const em_body *body, int index) { return body->scalar[index]; }
+static em_value scalar_of(const em_body *body, int index) {
+    return body->scalar[index];
+}
 
 static em_value load_vector(em_body *body, const kir_inst *inst) {
     em *e = body->e;
     const kir_buffer *buffer = &e->kernel->buffers.p[inst->buffer];
     em_value index = body->col;
     if (inst->op == KIR_load) index = matrix_index(body, buffer, body->row);
-    if (inst->op == KIR_load_at) index = matrix_index(body, buffer, LLVMBuildSExt(e->b, scalar_of(body, inst->args[0]), e->i64, ""));
+    if (inst->op == KIR_load_at)
+        index = matrix_index(body, buffer, LLVMBuildSExt(e->b, scalar_of(body, inst->args[0]), e->i64, ""));
     return em_load_widened(e, buffer->elem, e->buffers[inst->buffer], index, KIR_LANES);
 }
 
@@ -73,7 +97,8 @@ static em_value load_table(em_body *body, int table) {
     if (!global) {
         size_t n = ((size_t)source->n + KIR_LANES - 1) / KIR_LANES * KIR_LANES;
         em_value *values = SYL_NEW_ARRAY(&e->arena, em_value, n);
-        for (size_t i = 0; i < n; i++) values[i] = em_real(e->f64, i < (size_t)source->n ? source->values[i] : 0.0);
+        for (size_t i = 0; i < n; i++)
+            values[i] = em_real(e->f64, i < (size_t)source->n ? source->values[i] : 0.0);
         global = em_global(e, name, LLVMConstArray2(e->f64, values, n));
     }
     return em_load(e, em_vec(e->f64, KIR_LANES), em_at(e, e->f64, global, body->col), 8);
@@ -81,7 +106,9 @@ static em_value load_table(em_body *body, int table) {
 
 /* ---- the KV cache ---- */
 
-static em_value view_field(em *e, em_value view, em_type type, int64_t offset) { return em_load(e, type, em_offset(e, view, offset), 8); }
+static em_value view_field(em *e, em_value view, em_type type, int64_t offset) {
+    return em_load(e, type, em_offset(e, view, offset), 8);
+}
 
 /* Writes a vector of keys or values of (position, sequence): columns are kv head after kv head. */
 static void append(em_body *body, const kir_inst *inst, em_value vector) {
@@ -91,17 +118,22 @@ static void append(em_body *body, const kir_inst *inst, em_value vector) {
     em_value view = e->buffers[inst->buffer];
     em_value position = LLVMBuildSExt(e->b, scalar_of(body, inst->args[1]), e->i64, "");
     em_value sequence = LLVMBuildSExt(e->b, scalar_of(body, inst->args[2]), e->i64, "");
-    em_value page = LLVMBuildLShr(e->b, position, em_long(e, 6), ""), within = LLVMBuildAnd(e->b, position, em_long(e, SYL_KV_PAGE - 1), "");
+    em_value page = LLVMBuildLShr(e->b, position, em_long(e, 6), ""),
+             within = LLVMBuildAnd(e->b, position, em_long(e, SYL_KV_PAGE - 1), "");
     em_value stride = view_field(e, view, e->i64, offsetof(syl_kv_view, table_stride));
     em_value table = view_field(e, view, e->ptr, offsetof(syl_kv_view, table));
-    em_value number = em_load(e, e->i32, em_at(e, e->i32, table, em_add(e, em_mul(e, sequence, stride), page)), 4);
+    em_value number =
+        em_load(e, e->i32, em_at(e, e->i32, table, em_add(e, em_mul(e, sequence, stride), page)), 4);
     em_value pages = view_field(e, view, e->ptr, offsetof(syl_kv_view, pages));
     em_value memory = em_load(e, e->ptr, em_at(e, e->ptr, pages, LLVMBuildSExt(e->b, number, e->i64, "")), 8);
     em_value base = view_field(e, view, e->i64, offsetof(syl_kv_view, layer_offset));
     /* keys: d * PAGE + p; values: behind the keys, p * dim + d */
-    base = inst->op == KIR_append_k ? em_add(e, base, within) : em_add(e, em_mul_add(e, within, dim, base), em_long(e, dim * SYL_KV_PAGE));
+    base = inst->op == KIR_append_k
+               ? em_add(e, base, within)
+               : em_add(e, em_mul_add(e, within, dim, base), em_long(e, dim * SYL_KV_PAGE));
     if (dim % KIR_LANES == 0) {
-        em_value head = LLVMBuildUDiv(e->b, body->col, em_long(e, dim), ""), d = LLVMBuildURem(e->b, body->col, em_long(e, dim), "");
+        em_value head = LLVMBuildUDiv(e->b, body->col, em_long(e, dim), ""),
+                 d = LLVMBuildURem(e->b, body->col, em_long(e, dim), "");
         em_value start = em_mul_add(e, head, 2 * dim * SYL_KV_PAGE, em_mul_add(e, d, step, base));
         if (step == 1) {
             em_store_rounded(e, kernel->cache_elem, memory, start, vector, body->valid);
@@ -114,9 +146,11 @@ static void append(em_body *body, const kir_inst *inst, em_value vector) {
     }
     for (int lane = 0; lane < body->valid; lane++) {
         em_value column = em_add(e, body->col, em_long(e, lane));
-        em_value head = LLVMBuildUDiv(e->b, column, em_long(e, dim), ""), d = LLVMBuildURem(e->b, column, em_long(e, dim), "");
+        em_value head = LLVMBuildUDiv(e->b, column, em_long(e, dim), ""),
+                 d = LLVMBuildURem(e->b, column, em_long(e, dim), "");
         em_value index = em_mul_add(e, head, 2 * dim * SYL_KV_PAGE, em_mul_add(e, d, step, base));
-        em_store_rounded(e, kernel->cache_elem, memory, index, LLVMBuildExtractElement(e->b, vector, em_long(e, lane), ""), 1);
+        em_store_rounded(e, kernel->cache_elem, memory, index,
+                         LLVMBuildExtractElement(e->b, vector, em_long(e, lane), ""), 1);
     }
 }
 
@@ -141,30 +175,50 @@ static em_value arithmetic(em *e, const kir_inst *inst, em_value a, em_value b, 
     em_type type = LLVMTypeOf(a);
     bool integer = em_lane(type) == e->i32;
     switch (inst->op) {
-    case KIR_add: return integer ? em_add(e, a, b) : LLVMBuildFAdd(e->b, a, b, "");
-    case KIR_sub: return integer ? LLVMBuildSub(e->b, a, b, "") : LLVMBuildFSub(e->b, a, b, "");
-    case KIR_mul: return integer ? em_mul(e, a, b) : LLVMBuildFMul(e->b, a, b, "");
-    case KIR_div: return LLVMBuildFDiv(e->b, a, b, "");
-    case KIR_fma: return em_fma(e, a, b, c);
-    case KIR_neg: return integer ? LLVMBuildNeg(e->b, a, "") : LLVMBuildFNeg(e->b, a, "");
-    case KIR_abs: return integer ? select_int(e, LLVMIntSGT, a, LLVMBuildNeg(e->b, a, "")) : em_intrinsic(e, "llvm.fabs", &type, 1, &a, 1);
-    case KIR_max: return integer ? select_int(e, LLVMIntSGT, a, b) : em_larger(e, a, b);
-    case KIR_min: return integer ? select_int(e, LLVMIntSLT, a, b) : em_smaller(e, a, b);
-    case KIR_sqrt: return em_intrinsic(e, "llvm.sqrt", &type, 1, &a, 1);
-    case KIR_exp: return em_exp(e, a);
-    case KIR_round: return em_round_even(e, a);
+    case KIR_add:
+        return integer ? em_add(e, a, b) : LLVMBuildFAdd(e->b, a, b, "");
+    case KIR_sub:
+        return integer ? LLVMBuildSub(e->b, a, b, "") : LLVMBuildFSub(e->b, a, b, "");
+    case KIR_mul:
+        return integer ? em_mul(e, a, b) : LLVMBuildFMul(e->b, a, b, "");
+    case KIR_div:
+        return LLVMBuildFDiv(e->b, a, b, "");
+    case KIR_fma:
+        return em_fma(e, a, b, c);
+    case KIR_neg:
+        return integer ? LLVMBuildNeg(e->b, a, "") : LLVMBuildFNeg(e->b, a, "");
+    case KIR_abs:
+        return integer ? select_int(e, LLVMIntSGT, a, LLVMBuildNeg(e->b, a, ""))
+                       : em_intrinsic(e, "llvm.fabs", &type, 1, &a, 1);
+    case KIR_max:
+        return integer ? select_int(e, LLVMIntSGT, a, b) : em_larger(e, a, b);
+    case KIR_min:
+        return integer ? select_int(e, LLVMIntSLT, a, b) : em_smaller(e, a, b);
+    case KIR_sqrt:
+        return em_intrinsic(e, "llvm.sqrt", &type, 1, &a, 1);
+    case KIR_exp:
+        return em_exp(e, a);
+    case KIR_round:
+        return em_round_even(e, a);
     case KIR_recip_or_zero: {
         em_value zero = em_real(type, 0.0);
         em_value inverse = LLVMBuildFDiv(e->b, em_real(type, 1.0), a, "");
         return LLVMBuildSelect(e->b, LLVMBuildFCmp(e->b, LLVMRealOEQ, a, zero, ""), zero, inverse, "");
     }
-    case KIR_to_f32: return convert(e, a, e->f32);
-    case KIR_to_f64: return convert(e, a, e->f64);
-    case KIR_to_i8: return convert(e, a, e->i8);
-    case KIR_round_bf16: return em_bf16_to_f32(e, em_bf16_from_f32(e, a));
-    case KIR_round_f16: return em_f16_to_f32(e, em_f16_from_f32(e, a));
-    case KIR_cos: return em_cos(e, a);
-    default: return NULL; /* memory and row-wide instructions: elsewhere */
+    case KIR_to_f32:
+        return convert(e, a, e->f32);
+    case KIR_to_f64:
+        return convert(e, a, e->f64);
+    case KIR_to_i8:
+        return convert(e, a, e->i8);
+    case KIR_round_bf16:
+        return em_bf16_to_f32(e, em_bf16_from_f32(e, a));
+    case KIR_round_f16:
+        return em_f16_to_f32(e, em_f16_from_f32(e, a));
+    case KIR_cos:
+        return em_cos(e, a);
+    default:
+        return NULL; /* memory and row-wide instructions: elsewhere */
     }
 }
 
@@ -203,13 +257,20 @@ void em_body_scalars(em_body *body) {
         }
         if (!ready) continue;
         switch (inst->op) {
-        case KIR_imm: body->scalar[i] = em_real(e->f32, inst->f); break;
-        case KIR_load_row: body->scalar[i] = em_load_widened(e, e->kernel->buffers.p[inst->buffer].elem, e->buffers[inst->buffer], body->row, 0); break;
+        case KIR_imm:
+            body->scalar[i] = em_real(e->f32, inst->f);
+            break;
+        case KIR_load_row:
+            body->scalar[i] = em_load_widened(e, e->kernel->buffers.p[inst->buffer].elem,
+                                              e->buffers[inst->buffer], body->row, 0);
+            break;
         case KIR_store_row:
-            em_store_rounded(e, e->kernel->buffers.p[inst->buffer].elem, e->buffers[inst->buffer], body->row, args[0], 1);
+            em_store_rounded(e, e->kernel->buffers.p[inst->buffer].elem, e->buffers[inst->buffer], body->row,
+                             args[0], 1);
             body->scalar[i] = args[0]; /* done in this row */
             break;
-        default: body->scalar[i] = arithmetic(e, inst, args[0], args[1], args[2]);
+        default:
+            body->scalar[i] = arithmetic(e, inst, args[0], args[1], args[2]);
         }
     }
 }
@@ -223,8 +284,12 @@ em_value em_body_vector(em_body *body, int index) {
     if (is_scalar(inst)) {
         result = em_splat(e, body->scalar[index], KIR_LANES);
     } else if (earlier && body->memory[index]) {
-        em_type element = inst->type == KIR_F64 ? e->f64 : inst->type == KIR_F32 ? e->f32 : inst->type == KIR_I8 ? e->i8 : e->i32;
-        result = em_load(e, em_vec(element, KIR_LANES), em_at(e, element, body->memory[index], body->col), KIR_LANES);
+        em_type element = inst->type == KIR_F64   ? e->f64
+                          : inst->type == KIR_F32 ? e->f32
+                          : inst->type == KIR_I8  ? e->i8
+                                                  : e->i32;
+        result = em_load(e, em_vec(element, KIR_LANES), em_at(e, element, body->memory[index], body->col),
+                         KIR_LANES);
     } else {
         em_value args[3] = {0};
         if (inst->op != KIR_load_at)
@@ -232,13 +297,21 @@ em_value em_body_vector(em_body *body, int index) {
         switch (inst->op) {
         case KIR_load:
         case KIR_load_col:
-        case KIR_load_at: result = load_vector(body, inst); break;
-        case KIR_table: result = load_table(body, inst->table); break;
-        case KIR_acc: result = body->acc; break;
-        default: result = arithmetic(e, inst, args[0], args[1], args[2]);
+        case KIR_load_at:
+            result = load_vector(body, inst);
+            break;
+        case KIR_table:
+            result = load_table(body, inst->table);
+            break;
+        case KIR_acc:
+            result = body->acc;
+            break;
+        default:
+            result = arithmetic(e, inst, args[0], args[1], args[2]);
         }
         if (body->stage && body->keep[index] && body->memory[index] && !earlier)
-            em_store(e, result, em_at(e, em_lane(LLVMTypeOf(result)), body->memory[index], body->col), KIR_LANES);
+            em_store(e, result, em_at(e, em_lane(LLVMTypeOf(result)), body->memory[index], body->col),
+                     KIR_LANES);
     }
     return body->vector[index] = result;
 }
@@ -252,5 +325,6 @@ void em_body_store(em_body *body, int index) {
         return;
     }
     const kir_buffer *buffer = &e->kernel->buffers.p[inst->buffer];
-    em_store_rounded(e, buffer->elem, e->buffers[inst->buffer], matrix_index(body, buffer, body->row), value, body->valid);
+    em_store_rounded(e, buffer->elem, e->buffers[inst->buffer], matrix_index(body, buffer, body->row), value,
+                     body->valid);
 }

@@ -25,8 +25,12 @@ typedef struct transform {
     int tables;
 } transform;
 
-static int log2_of(int64_t n) { return n <= 1 ? 0 : 1 + log2_of(n / 2); }
-static bool is_power_of_two(int64_t n) { return (n & (n - 1)) == 0; }
+static int log2_of(int64_t n) {
+    return n <= 1 ? 0 : 1 + log2_of(n / 2);
+}
+static bool is_power_of_two(int64_t n) {
+    return (n & (n - 1)) == 0;
+}
 
 static em_value scaled(transform *t, em_value x) {
     return t->scale == 1.0 ? x : LLVMBuildFMul(t->e->b, x, em_real(LLVMTypeOf(x), t->scale), "");
@@ -37,14 +41,18 @@ static em_value sign_table(transform *t, int64_t factor) {
     em *e = t->e;
     size_t n = (size_t)(factor * factor);
     int8_t *h = syl_arena_alloc(&e->arena, n);
-    em_value *values = SYL_NEW_ARRAY(&e->arena, em_value, n), plus = em_real(e->f32, 1.0), minus = em_real(e->f32, -1.0);
+    em_value *values = SYL_NEW_ARRAY(&e->arena, em_value, n), plus = em_real(e->f32, 1.0),
+             minus = em_real(e->f32, -1.0);
     if (!syl_hadamard_matrix((int)factor, h)) return NULL;
     for (int64_t a = 0; a < factor; a++)
-        for (int64_t b = 0; b < factor; b++) values[a * factor + b] = h[t->transpose ? b * factor + a : a * factor + b] > 0 ? plus : minus;
+        for (int64_t b = 0; b < factor; b++)
+            values[a * factor + b] = h[t->transpose ? b * factor + a : a * factor + b] > 0 ? plus : minus;
     return em_global(e, "signs", LLVMConstArray2(e->f32, values, n));
 }
 
-static em_value vector_at(em *e, em_value row, em_value index) { return em_at(e, e->f32, row, index); }
+static em_value vector_at(em *e, em_value row, em_value index) {
+    return em_at(e, e->f32, row, index);
+}
 
 /* ---- dense ---- */
 
@@ -110,7 +118,8 @@ static void butterfly_pass(transform *t, const pass *p) {
             x[v] = LLVMBuildFAdd(e->b, a, b, "");
             x[v | s] = LLVMBuildFSub(e->b, a, b, "");
         }
-    for (int v = 0; v < n; v++) em_store(e, scaled(t, x[v]), vector_at(e, t->to, em_add(e, base, em_long(e, v * p->stride))), 64);
+    for (int v = 0; v < n; v++)
+        em_store(e, scaled(t, x[v]), vector_at(e, t->to, em_add(e, base, em_long(e, v * p->stride))), 64);
     em_loop_end(e, &inner);
     em_loop_end(e, &outer);
 }
@@ -134,11 +143,13 @@ static void scalar_pass(transform *t, const pass *p) {
     em_value base = em_add(e, outer.index, column.index);
     em_store(e, em_real(e->f32, 0.0), sum, 4);
     em_loop a = em_loop_begin(e, em_long(e, 0), em_long(e, d), 1);
-    em_value sign = table ? em_load(e, e->f32, em_at(e, e->f32, table, em_mul_add(e, a.index, d, b.index)), 4) : parity_sign(e, a.index, b.index);
+    em_value sign = table ? em_load(e, e->f32, em_at(e, e->f32, table, em_mul_add(e, a.index, d, b.index)), 4)
+                          : parity_sign(e, a.index, b.index);
     em_value x = em_load(e, e->f32, vector_at(e, t->from, em_mul_add(e, a.index, p->inner, base)), 4);
     em_store(e, em_fma(e, x, sign, em_load(e, e->f32, sum, 4)), sum, 4);
     em_loop_end(e, &a);
-    em_store(e, scaled(t, em_load(e, e->f32, sum, 4)), vector_at(e, t->to, em_mul_add(e, b.index, p->inner, base)), 4);
+    em_store(e, scaled(t, em_load(e, e->f32, sum, 4)),
+             vector_at(e, t->to, em_mul_add(e, b.index, p->inner, base)), 4);
     em_loop_end(e, &column);
     em_loop_end(e, &b);
     em_loop_end(e, &outer);
@@ -147,7 +158,8 @@ static void scalar_pass(transform *t, const pass *p) {
 static void scale_pass(transform *t) {
     em *e = t->e;
     em_loop j = em_loop_begin(e, em_long(e, 0), em_long(e, t->total), 1);
-    em_store(e, scaled(t, em_load(e, e->f32, vector_at(e, t->from, j.index), 4)), vector_at(e, t->to, j.index), 4);
+    em_store(e, scaled(t, em_load(e, e->f32, vector_at(e, t->from, j.index), 4)),
+             vector_at(e, t->to, j.index), 4);
     em_loop_end(e, &j);
 }
 
@@ -156,14 +168,16 @@ static void scale_pass(transform *t) {
 enum { max_passes = 64 };
 
 static int plan_passes(const transform *t, const kir_inst *inst, pass *passes) {
-    int n = 0, in_registers = log2_of(t->e->target->vector_registers * t->e->target->vector_floats / KIR_LANES / 2);
+    int n = 0,
+        in_registers = log2_of(t->e->target->vector_registers * t->e->target->vector_floats / KIR_LANES / 2);
     int64_t inner = t->block;
     if (in_registers > 4) in_registers = 4;
     for (int i = 0; i < inst->n_factors; i++) {
         int64_t factor = inst->factors[i];
         inner /= factor;
         if (factor == 1) continue;
-        bool whole = inner % KIR_LANES == 0 || (inner == 1 && is_power_of_two(factor) && t->block % KIR_LANES == 0);
+        bool whole =
+            inner % KIR_LANES == 0 || (inner == 1 && is_power_of_two(factor) && t->block % KIR_LANES == 0);
         if (!whole) {
             passes[n++] = (pass){.kind = PASS_SCALAR, .factor = factor, .inner = inner};
             continue;
@@ -177,7 +191,8 @@ static int plan_passes(const transform *t, const kir_inst *inst, pass *passes) {
         levels -= lane_levels;
         do {
             int some = levels < in_registers ? levels : in_registers;
-            passes[n++] = (pass){.kind = PASS_BUTTERFLY, .stride = stride, .levels = some, .lane_levels = lane_levels};
+            passes[n++] =
+                (pass){.kind = PASS_BUTTERFLY, .stride = stride, .levels = some, .lane_levels = lane_levels};
             stride <<= some;
             levels -= some;
             lane_levels = 0;
@@ -201,10 +216,18 @@ void em_hadamard(em *e, const kir_inst *inst, em_value row, em_value work) {
         t.to = moved ? work : row;
         t.scale = i == n - 1 ? scale : 1.0;
         switch (passes[i].kind) {
-        case PASS_DENSE: dense_pass(&t, &passes[i]); break;
-        case PASS_BUTTERFLY: butterfly_pass(&t, &passes[i]); break;
-        case PASS_SCALAR: scalar_pass(&t, &passes[i]); break;
-        case PASS_SCALE: scale_pass(&t); break;
+        case PASS_DENSE:
+            dense_pass(&t, &passes[i]);
+            break;
+        case PASS_BUTTERFLY:
+            butterfly_pass(&t, &passes[i]);
+            break;
+        case PASS_SCALAR:
+            scalar_pass(&t, &passes[i]);
+            break;
+        case PASS_SCALE:
+            scale_pass(&t);
+            break;
         }
     }
 }

@@ -28,14 +28,16 @@ static void turn_pairs(const rope_state *r, em_value d, int lanes) {
     em_value s = em_load_widened(e, table->elem, base, em_add(e, at, em_long(e, half)), lanes);
     em_type type = lanes ? em_vec(e->f32, lanes) : e->f32;
     if (!r->inst->interleaved) {
-        em_value at_x = em_at(e, e->f32, r->row, d), at_y = em_at(e, e->f32, r->row, em_add(e, d, em_long(e, half)));
+        em_value at_x = em_at(e, e->f32, r->row, d),
+                 at_y = em_at(e, e->f32, r->row, em_add(e, d, em_long(e, half)));
         em_value x = em_load(e, type, at_x, 4), y = em_load(e, type, at_y, 4);
         turn(e, &x, &y, c, s);
         em_store(e, x, at_x, 4);
         em_store(e, y, at_y, 4);
         return;
     }
-    em_value at_x = em_at(e, e->f32, r->row, em_add(e, d, d)), at_y = em_at(e, e->f32, at_x, em_long(e, lanes ? lanes : 1));
+    em_value at_x = em_at(e, e->f32, r->row, em_add(e, d, d)),
+             at_y = em_at(e, e->f32, at_x, em_long(e, lanes ? lanes : 1));
     em_value low = em_load(e, type, at_x, 4), high = em_load(e, type, at_y, 4), x = low, y = high;
     int even[KIR_LANES], odd[KIR_LANES], first[KIR_LANES], second[KIR_LANES];
     for (int i = 0; i < lanes; i++) {
@@ -54,7 +56,8 @@ static void turn_pairs(const rope_state *r, em_value d, int lanes) {
 }
 
 void em_rope(em *e, const kir_inst *inst, em_value row, em_value row_index) {
-    int64_t width = e->kernel->cols / inst->heads, half = inst->dims / 2, whole = half / KIR_LANES * KIR_LANES;
+    int64_t width = e->kernel->cols / inst->heads, half = inst->dims / 2,
+            whole = half / KIR_LANES * KIR_LANES;
     rope_state r = {.e = e, .inst = inst};
     r.angles = em_mul(e, row_index, em_long(e, e->kernel->buffers.p[inst->buffer].stride));
     em_loop head = em_loop_begin(e, em_long(e, 0), em_long(e, inst->heads * width), width);

@@ -16,10 +16,16 @@ typedef struct rows_state {
     int64_t cols, padded;
 } rows_state;
 
-static bool is_reduction(kir_op op) { return op == KIR_reduce_sum || op == KIR_reduce_max; }
-static bool is_transform(kir_op op) { return op == KIR_hadamard || op == KIR_rope; }
+static bool is_reduction(kir_op op) {
+    return op == KIR_reduce_sum || op == KIR_reduce_max;
+}
+static bool is_transform(kir_op op) {
+    return op == KIR_hadamard || op == KIR_rope;
+}
 
-static double neutral(kir_op op) { return op == KIR_reduce_max ? -INFINITY : 0.0; }
+static double neutral(kir_op op) {
+    return op == KIR_reduce_max ? -INFINITY : 0.0;
+}
 
 static void assign_scratch(rows_state *s) {
     em *e = s->e;
@@ -42,16 +48,22 @@ static void emit_place(rows_state *s, em_value col, int valid) {
     for (int i = 0; i < s->n; i++) {
         const kir_inst *inst = &e->kernel->body.p[i];
         if (s->stage[i] != s->body.current) continue;
-        if (em_is_vector_store(inst->op)) em_body_store(&s->body, i);
-        else if (is_transform(inst->op)) em_store(e, em_body_vector(&s->body, inst->args[0]), em_at(e, e->f32, s->body.memory[i], col), 64);
+        if (em_is_vector_store(inst->op))
+            em_body_store(&s->body, i);
+        else if (is_transform(inst->op))
+            em_store(e, em_body_vector(&s->body, inst->args[0]), em_at(e, e->f32, s->body.memory[i], col),
+                     64);
         else if (is_reduction(inst->op)) {
             em_value value = em_body_vector(&s->body, inst->args[0]);
             if (valid < KIR_LANES)
-                value = LLVMBuildSelect(e->b, em_first_lanes(e, valid, KIR_LANES), value, em_real(e->f32v, neutral(inst->op)), "");
+                value = LLVMBuildSelect(e->b, em_first_lanes(e, valid, KIR_LANES), value,
+                                        em_real(e->f32v, neutral(inst->op)), "");
             em_value partial = em_load(e, e->f32v, s->partial[i], 64);
-            partial = inst->op == KIR_reduce_sum ? LLVMBuildFAdd(e->b, partial, value, "") : em_larger(e, partial, value);
+            partial = inst->op == KIR_reduce_sum ? LLVMBuildFAdd(e->b, partial, value, "")
+                                                 : em_larger(e, partial, value);
             em_store(e, partial, s->partial[i], 64);
-        } else if (s->keep[i]) em_body_vector(&s->body, i);
+        } else if (s->keep[i])
+            em_body_vector(&s->body, i);
     }
 }
 
@@ -59,7 +71,9 @@ static void emit_place(rows_state *s, em_value col, int valid) {
 static bool has_work(const rows_state *s, int stage) {
     for (int i = 0; i < s->n; i++) {
         kir_op op = s->e->kernel->body.p[i].op;
-        if (s->stage[i] == stage && (em_is_vector_store(op) || is_transform(op) || is_reduction(op) || s->keep[i])) return true;
+        if (s->stage[i] == stage &&
+            (em_is_vector_store(op) || is_transform(op) || is_reduction(op) || s->keep[i]))
+            return true;
     }
     return false;
 }
@@ -69,7 +83,8 @@ static void emit_stage(rows_state *s, int stage) {
     s->body.current = stage;
     for (int i = 0; i < s->n; i++) {
         const kir_inst *inst = &e->kernel->body.p[i];
-        if (s->stage[i] == stage && is_reduction(inst->op)) em_store(e, em_real(e->f32v, neutral(inst->op)), s->partial[i], 64);
+        if (s->stage[i] == stage && is_reduction(inst->op))
+            em_store(e, em_real(e->f32v, neutral(inst->op)), s->partial[i], 64);
     }
     int64_t whole = s->cols / KIR_LANES * KIR_LANES;
     if (whole) {
@@ -83,7 +98,8 @@ static void emit_stage(rows_state *s, int stage) {
         if (s->stage[i] != stage) continue;
         if (is_reduction(inst->op)) {
             em_value partial = em_load(e, e->f32v, s->partial[i], 64);
-            s->body.scalar[i] = inst->op == KIR_reduce_sum ? em_reduce_add(e, partial) : em_reduce_max(e, partial);
+            s->body.scalar[i] =
+                inst->op == KIR_reduce_sum ? em_reduce_add(e, partial) : em_reduce_max(e, partial);
         }
         if (inst->op == KIR_hadamard) em_hadamard(e, inst, s->body.memory[i], s->work);
         if (inst->op == KIR_rope) em_rope(e, inst, s->body.memory[i], s->body.row);

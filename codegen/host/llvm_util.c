@@ -32,10 +32,13 @@ void em_dispose(em *e) {
 
 static void set_attribute(em *e, em_value function, const char *name) {
     unsigned kind = LLVMGetEnumAttributeKindForName(name, strlen(name));
-    LLVMAddAttributeAtIndex(function, LLVMAttributeFunctionIndex, LLVMCreateEnumAttribute(e->context, kind, 0));
+    LLVMAddAttributeAtIndex(function, LLVMAttributeFunctionIndex,
+                            LLVMCreateEnumAttribute(e->context, kind, 0));
 }
 
-static LLVMBasicBlockRef new_block(em *e) { return LLVMAppendBasicBlockInContext(e->context, e->function, ""); }
+static LLVMBasicBlockRef new_block(em *e) {
+    return LLVMAppendBasicBlockInContext(e->context, e->function, "");
+}
 
 void em_begin_kernel(em *e, const char *symbol) {
     em_type params[] = {e->ptr, e->i64, e->i64, e->i64, e->ptr};
@@ -53,7 +56,8 @@ void em_load_buffers(em *e, em_value arguments) {
     size_t n = e->kernel->buffers.n;
     e->buffers = SYL_NEW_ARRAY(&e->arena, em_value, n);
     for (size_t i = 0; i < n; i++) {
-        e->buffers[i] = em_load(e, e->ptr, em_offset(e, arguments, (int64_t)(i * sizeof(void *))), sizeof(void *));
+        e->buffers[i] =
+            em_load(e, e->ptr, em_offset(e, arguments, (int64_t)(i * sizeof(void *))), sizeof(void *));
         LLVMSetValueName2(e->buffers[i], e->kernel->buffers.p[i].name, strlen(e->kernel->buffers.p[i].name));
     }
 }
@@ -82,10 +86,18 @@ em_value em_call_helper(em *e, em_value helper, em_value *args, int n) {
 
 /* ---- types and constants ---- */
 
-em_type em_vec(em_type element, int lanes) { return LLVMVectorType(element, (unsigned)lanes); }
-em_type em_lane(em_type type) { return LLVMGetTypeKind(type) == LLVMVectorTypeKind ? LLVMGetElementType(type) : type; }
-int em_lanes(em_type type) { return LLVMGetTypeKind(type) == LLVMVectorTypeKind ? (int)LLVMGetVectorSize(type) : 0; }
-em_type em_like(em_type shape, em_type element) { return em_lanes(shape) ? em_vec(element, em_lanes(shape)) : element; }
+em_type em_vec(em_type element, int lanes) {
+    return LLVMVectorType(element, (unsigned)lanes);
+}
+em_type em_lane(em_type type) {
+    return LLVMGetTypeKind(type) == LLVMVectorTypeKind ? LLVMGetElementType(type) : type;
+}
+int em_lanes(em_type type) {
+    return LLVMGetTypeKind(type) == LLVMVectorTypeKind ? (int)LLVMGetVectorSize(type) : 0;
+}
+em_type em_like(em_type shape, em_type element) {
+    return em_lanes(shape) ? em_vec(element, em_lanes(shape)) : element;
+}
 
 static em_value repeat(em_type type, em_value constant) {
     int n = em_lanes(type);
@@ -95,9 +107,15 @@ static em_value repeat(em_type type, em_value constant) {
     return LLVMConstVector(values, (unsigned)n);
 }
 
-em_value em_int(em_type type, int64_t value) { return repeat(type, LLVMConstInt(em_lane(type), (unsigned long long)value, true)); }
-em_value em_real(em_type type, double value) { return repeat(type, LLVMConstReal(em_lane(type), value)); }
-em_value em_long(em *e, int64_t value) { return em_int(e->i64, value); }
+em_value em_int(em_type type, int64_t value) {
+    return repeat(type, LLVMConstInt(em_lane(type), (unsigned long long)value, true));
+}
+em_value em_real(em_type type, double value) {
+    return repeat(type, LLVMConstReal(em_lane(type), value));
+}
+em_value em_long(em *e, int64_t value) {
+    return em_int(e->i64, value);
+}
 
 em_value em_ints(em_type element, const int64_t *values, int n) {
     em_value constants[64];
@@ -117,17 +135,27 @@ em_value em_splat(em *e, em_value scalar, int lanes) {
     return LLVMBuildShuffleVector(e->b, one, LLVMGetPoison(type), LLVMConstNull(em_vec(e->i32, lanes)), "");
 }
 
-em_value em_add(em *e, em_value a, em_value b) { return LLVMBuildAdd(e->b, a, b, ""); }
-em_value em_mul(em *e, em_value a, em_value b) { return LLVMBuildMul(e->b, a, b, ""); }
-em_value em_mul_add(em *e, em_value a, int64_t factor, em_value b) { return em_add(e, em_mul(e, a, em_long(e, factor)), b); }
+em_value em_add(em *e, em_value a, em_value b) {
+    return LLVMBuildAdd(e->b, a, b, "");
+}
+em_value em_mul(em *e, em_value a, em_value b) {
+    return LLVMBuildMul(e->b, a, b, "");
+}
+em_value em_mul_add(em *e, em_value a, int64_t factor, em_value b) {
+    return em_add(e, em_mul(e, a, em_long(e, factor)), b);
+}
 em_value em_min(em *e, em_value a, em_value b) {
     return LLVMBuildSelect(e->b, LLVMBuildICmp(e->b, LLVMIntSLT, a, b, ""), a, b, "");
 }
 
 /* ---- memory ---- */
 
-em_value em_at(em *e, em_type element, em_value pointer, em_value index) { return LLVMBuildInBoundsGEP2(e->b, element, pointer, &index, 1, ""); }
-em_value em_offset(em *e, em_value pointer, int64_t bytes) { return bytes ? em_at(e, e->i8, pointer, em_long(e, bytes)) : pointer; }
+em_value em_at(em *e, em_type element, em_value pointer, em_value index) {
+    return LLVMBuildInBoundsGEP2(e->b, element, pointer, &index, 1, "");
+}
+em_value em_offset(em *e, em_value pointer, int64_t bytes) {
+    return bytes ? em_at(e, e->i8, pointer, em_long(e, bytes)) : pointer;
+}
 
 em_value em_load(em *e, em_type type, em_value pointer, int align) {
     em_value value = LLVMBuildLoad2(e->b, type, pointer, "");
@@ -135,7 +163,9 @@ em_value em_load(em *e, em_type type, em_value pointer, int align) {
     return value;
 }
 
-void em_store(em *e, em_value value, em_value pointer, int align) { LLVMSetAlignment(LLVMBuildStore(e->b, value, pointer), (unsigned)align); }
+void em_store(em *e, em_value value, em_value pointer, int align) {
+    LLVMSetAlignment(LLVMBuildStore(e->b, value, pointer), (unsigned)align);
+}
 
 void em_store_first(em *e, em_value vector, em_value pointer, int align, int valid) {
     em_type type = LLVMTypeOf(vector);
@@ -152,14 +182,18 @@ void em_store_first(em *e, em_value vector, em_value pointer, int align, int val
 static em_value entry_alloca(em *e, em_type type) {
     LLVMBasicBlockRef here = LLVMGetInsertBlock(e->b), entry = LLVMGetEntryBasicBlock(e->function);
     em_value first = LLVMGetFirstInstruction(entry);
-    if (first) LLVMPositionBuilderBefore(e->b, first);
-    else LLVMPositionBuilderAtEnd(e->b, entry);
+    if (first)
+        LLVMPositionBuilderBefore(e->b, first);
+    else
+        LLVMPositionBuilderAtEnd(e->b, entry);
     em_value memory = LLVMBuildAlloca(e->b, type, "");
     LLVMPositionBuilderAtEnd(e->b, here);
     return memory;
 }
 
-em_value em_local(em *e, em_type type) { return entry_alloca(e, type); }
+em_value em_local(em *e, em_type type) {
+    return entry_alloca(e, type);
+}
 
 em_value em_local_array(em *e, em_type type, int64_t n) {
     em_value memory = entry_alloca(e, LLVMArrayType2(type, (uint64_t)n));
@@ -176,7 +210,8 @@ em_value em_global(em *e, const char *name, em_value constant) {
     return global;
 }
 
-em_value em_intrinsic(em *e, const char *name, em_type *overloads, int n_overloads, em_value *args, int n_args) {
+em_value em_intrinsic(em *e, const char *name, em_type *overloads, int n_overloads, em_value *args,
+                      int n_args) {
     unsigned id = LLVMLookupIntrinsicID(name, strlen(name));
     em_value declaration = LLVMGetIntrinsicDeclaration(e->module, id, overloads, (size_t)n_overloads);
     em_type type = LLVMIntrinsicGetType(e->context, id, overloads, (size_t)n_overloads);
@@ -193,7 +228,8 @@ em_value em_fma(em *e, em_value a, em_value b, em_value c) {
 em_value em_shuffle(em *e, em_value a, em_value b, const int *lanes, int n) {
     int64_t wide[64];
     for (int i = 0; i < n; i++) wide[i] = lanes[i];
-    return LLVMBuildShuffleVector(e->b, a, b ? b : LLVMGetPoison(LLVMTypeOf(a)), em_ints(e->i32, wide, n), "");
+    return LLVMBuildShuffleVector(e->b, a, b ? b : LLVMGetPoison(LLVMTypeOf(a)), em_ints(e->i32, wide, n),
+                                  "");
 }
 
 /* ---- control flow ---- */

@@ -12,29 +12,36 @@ static bool has_feature(const char *features, const char *name) {
     return false;
 }
 
-static void describe_x86(syl_host_target *target, bool avx2, bool fma, bool avx512, bool vnni512, bool vnni256) {
+static void describe_x86(syl_host_target *target, bool avx2, bool fma, bool avx512, bool vnni512,
+                         bool vnni256) {
     target->int8_dot = vnni512 || vnni256 ? KIR_DOT_VNNI : avx2 ? KIR_DOT_MADD : KIR_DOT_I8;
     target->vector_registers = avx512 ? 32 : 16;
     target->vector_floats = avx512 ? 16 : avx2 ? 8 : 4;
     target->fma = fma;
 }
 
-static void copy_text(char *out, size_t size, const char *text) { snprintf(out, size, "%s", text); }
+static void copy_text(char *out, size_t size, const char *text) {
+    snprintf(out, size, "%s", text);
+}
 
 syl_status syl_host_target_find(const char *name, syl_diag *diag, syl_host_target *out) {
     static const char *const names[] = {"host", "generic", "x86-64-v3", NULL};
     em_start_llvm();
     *out = (syl_host_target){.int8_dot = KIR_DOT_I8, .vector_registers = 16, .vector_floats = 4};
-    char *triple = LLVMGetDefaultTargetTriple(), *cpu = LLVMGetHostCPUName(), *features = LLVMGetHostCPUFeatures();
+    char *triple = LLVMGetDefaultTargetTriple(), *cpu = LLVMGetHostCPUName(),
+         *features = LLVMGetHostCPUFeatures();
     bool x86 = !strncmp(triple, "x86_64", 6), arm = !strncmp(triple, "aarch64", 7);
     bool avx2 = has_feature(features, "avx2") && has_feature(features, "fma");
-    bool avx512 = has_feature(features, "avx512f") && has_feature(features, "avx512vl") && has_feature(features, "avx512bw");
+    bool avx512 = has_feature(features, "avx512f") && has_feature(features, "avx512vl") &&
+                  has_feature(features, "avx512bw");
     syl_status status = SYL_OK;
     copy_text(out->triple, sizeof out->triple, triple);
     if (!strcmp(name, "host")) {
         copy_text(out->cpu, sizeof out->cpu, cpu);
         copy_text(out->features, sizeof out->features, features);
-        if (x86) describe_x86(out, avx2, avx2, avx512, avx512 && has_feature(features, "avx512vnni"), avx2 && has_feature(features, "avxvnni"));
+        if (x86)
+            describe_x86(out, avx2, avx2, avx512, avx512 && has_feature(features, "avx512vnni"),
+                         avx2 && has_feature(features, "avxvnni"));
         if (arm) out->fma = true, out->vector_registers = 32;
     } else if (!strcmp(name, "generic")) {
         copy_text(out->cpu, sizeof out->cpu, x86 ? "x86-64" : "generic");
@@ -43,11 +50,13 @@ syl_status syl_host_target_find(const char *name, syl_diag *diag, syl_host_targe
         copy_text(out->cpu, sizeof out->cpu, "x86-64-v3");
         describe_x86(out, true, true, false, false, false);
     } else if (!strcmp(name, "x86-64-v3")) {
-        status = syl_error(diag, SYL_ERR_codegen_target, SYL_NOWHERE, "target 'x86-64-v3' needs avx2 and fma, which this cpu ('%s') does not have", cpu);
+        status = syl_error(diag, SYL_ERR_codegen_target, SYL_NOWHERE,
+                           "target 'x86-64-v3' needs avx2 and fma, which this cpu ('%s') does not have", cpu);
     } else {
         const char *near = syl_nearest(name, names);
-        status = syl_error(diag, SYL_ERR_codegen_target, SYL_NOWHERE, "unknown target '%s': expected 'host', 'generic' or 'x86-64-v3'%s%s%s", name, near ? "; did you mean '" : "",
-                           near ? near : "", near ? "'?" : "");
+        status = syl_error(diag, SYL_ERR_codegen_target, SYL_NOWHERE,
+                           "unknown target '%s': expected 'host', 'generic' or 'x86-64-v3'%s%s%s", name,
+                           near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
     }
     LLVMDisposeMessage(triple);
     LLVMDisposeMessage(cpu);

@@ -8,40 +8,40 @@
 #include "codegen/host/host.h"
 #include "codegen/plan.h"
 
-#define MODEL_HEAD                                                                                                     \
-    "module @tiny {\n"                                                                                                 \
-    "  func @forward(%ids: tensor<Txi32>, %pos: tensor<Txi32>, %seq: tensor<Txi32>, %rows: tensor<Rxi32>, "            \
-    "%kv: kv<2x1x16xf32>) -> (tensor<Rx40xf32>, kv<2x1x16xf32>) {\n"                                                   \
-    "    %table = materialized \"table\" : tensor<40x32xbf16>\n"                                                       \
-    "    %w0 = materialized \"w0\" : tensor<32x32xint8_channel>\n"                                                     \
-    "    %w1 = materialized \"w1\" : tensor<32x32xint8_channel>\n"                                                     \
-    "    %b = materialized \"b\" : tensor<32xf32>\n"                                                                   \
-    "    %x = fused {slots = [0]} : tensor<Tx32xf32> {\n"                                                              \
-    "      %e = embedding %ids, %table : tensor<Tx32xf32>\n"                                                           \
-    "      yield %e\n"                                                                                                 \
+#define MODEL_HEAD                                                                                           \
+    "module @tiny {\n"                                                                                       \
+    "  func @forward(%ids: tensor<Txi32>, %pos: tensor<Txi32>, %seq: tensor<Txi32>, %rows: tensor<Rxi32>, "  \
+    "%kv: kv<2x1x16xf32>) -> (tensor<Rx40xf32>, kv<2x1x16xf32>) {\n"                                         \
+    "    %table = materialized \"table\" : tensor<40x32xbf16>\n"                                             \
+    "    %w0 = materialized \"w0\" : tensor<32x32xint8_channel>\n"                                           \
+    "    %w1 = materialized \"w1\" : tensor<32x32xint8_channel>\n"                                           \
+    "    %b = materialized \"b\" : tensor<32xf32>\n"                                                         \
+    "    %x = fused {slots = [0]} : tensor<Tx32xf32> {\n"                                                    \
+    "      %e = embedding %ids, %table : tensor<Tx32xf32>\n"                                                 \
+    "      yield %e\n"                                                                                       \
     "    }\n"
-#define LAYER(in, out, w, bias, q_slot, out_slot)                                                                      \
-    "    %q" w " = fused {slots = [" q_slot "]} : tensor<Tx32xint8_token> {\n"                                         \
-    "      %n = rms_norm %" in " {eps = 1e-05} : tensor<Tx32xf32>\n"                                                   \
-    "      %c = quantize %n : tensor<Tx32xint8_token>\n"                                                               \
-    "      yield %c\n"                                                                                                 \
-    "    }\n"                                                                                                          \
-    "    %" out " = fused {slots = [" out_slot "]} : tensor<Tx32xf32> {\n"                                             \
-    "      %y = linear %q" w ", %" w bias " : tensor<Tx32xf32>\n"                                                      \
-    "      %r = add %y, %" in " : tensor<Tx32xf32>\n"                                                                  \
-    "      yield %r\n"                                                                                                 \
+#define LAYER(in, out, w, bias, q_slot, out_slot)                                                            \
+    "    %q" w " = fused {slots = [" q_slot "]} : tensor<Tx32xint8_token> {\n"                               \
+    "      %n" w " = rms_norm %" in " {eps = 1e-05} : tensor<Tx32xf32>\n"                                    \
+    "      %c" w " = quantize %n" w " : tensor<Tx32xint8_token>\n"                                           \
+    "      yield %c" w "\n"                                                                                  \
+    "    }\n"                                                                                                \
+    "    %" out " = fused {slots = [" out_slot "]} : tensor<Tx32xf32> {\n"                                   \
+    "      %y" w " = linear %q" w ", %" w bias " : tensor<Tx32xf32>\n"                                       \
+    "      %r" w " = add %y" w ", %" in " : tensor<Tx32xf32>\n"                                              \
+    "      yield %r" w "\n"                                                                                  \
     "    }\n"
-#define MODEL_TAIL(x)                                                                                                  \
-    "    %last = fused {slots = [3]} : tensor<Rx32xf32> {\n"                                                           \
-    "      %t = take %" x ", %rows : tensor<Rx32xf32>\n"                                                               \
-    "      yield %t\n"                                                                                                 \
-    "    }\n"                                                                                                          \
-    "    %logits = fused {slots = [-1]} : tensor<Rx40xf32> {\n"                                                        \
-    "      %l = linear %last, %table : tensor<Rx40xf32>\n"                                                             \
-    "      yield %l\n"                                                                                                 \
-    "    }\n"                                                                                                          \
-    "    return %logits, %kv\n"                                                                                        \
-    "  }\n"                                                                                                            \
+#define MODEL_TAIL(x)                                                                                        \
+    "    %last = fused {slots = [3]} : tensor<Rx32xf32> {\n"                                                 \
+    "      %t = take %" x ", %rows : tensor<Rx32xf32>\n"                                                     \
+    "      yield %t\n"                                                                                       \
+    "    }\n"                                                                                                \
+    "    %logits = fused {slots = [-1]} : tensor<Rx40xf32> {\n"                                              \
+    "      %l = linear %last, %table : tensor<Rx40xf32>\n"                                                   \
+    "      yield %l\n"                                                                                       \
+    "    }\n"                                                                                                \
+    "    return %logits, %kv\n"                                                                              \
+    "  }\n"                                                                                                  \
     "}\n"
 
 typedef struct lowered {
@@ -57,7 +57,8 @@ static void lower(lowered *l, const char *text, bool verify) {
     *l = (lowered){.source = {"test.sir", text, strlen(text)}};
     l->errors.arena = &l->arena;
     syl_diag *diag = syl_diag_create(syl_diag_capture, &l->errors);
-    syl_host_target target = {.int8_dot = KIR_DOT_VNNI, .vector_registers = 32, .vector_floats = 16, .fma = true};
+    syl_host_target target = {
+        .int8_dot = KIR_DOT_VNNI, .vector_registers = 32, .vector_floats = 16, .fma = true};
     if (syl_module_parse(&l->source, diag, &l->module) != SYL_OK) fail_msg("%s", l->errors.p);
     if (verify && syl_module_verify(l->module, diag) != SYL_OK) fail_msg("%s", l->errors.p);
     l->status = syl_plan_create(l->module, &target, diag, &l->plan);
@@ -73,7 +74,10 @@ static void lowered_free(lowered *l) {
 static void equal_layers_share_kernels(void **state) {
     (void)state;
     lowered l;
-    lower(&l, MODEL_HEAD LAYER("x", "x1", "w0", "", "1", "2") LAYER("x1", "x2", "w1", "", "1", "0") MODEL_TAIL("x2"), true);
+    lower(&l,
+          MODEL_HEAD LAYER("x", "x1", "w0", "", "1", "2") LAYER("x1", "x2", "w1", "", "1", "0")
+              MODEL_TAIL("x2"),
+          true);
     if (l.status != SYL_OK) fail_msg("%s", l.errors.p);
     assert_int_equal(l.plan->steps.n, 7);
     assert_int_equal(l.plan->kernels.n, 5); /* embedding, norm + quantize, linear + add, take, head */
@@ -94,7 +98,10 @@ static void equal_layers_share_kernels(void **state) {
 static void bias_changes_the_kernel(void **state) {
     (void)state;
     lowered l;
-    lower(&l, MODEL_HEAD LAYER("x", "x1", "w0", "", "1", "2") LAYER("x1", "x2", "w1", ", %b", "1", "0") MODEL_TAIL("x2"), true);
+    lower(&l,
+          MODEL_HEAD LAYER("x", "x1", "w0", "", "1", "2") LAYER("x1", "x2", "w1", ", %b", "1", "0")
+              MODEL_TAIL("x2"),
+          true);
     if (l.status != SYL_OK) fail_msg("%s", l.errors.p);
     assert_int_equal(l.plan->kernels.n, 6);
     lowered_free(&l);
@@ -114,7 +121,10 @@ static void overlapping_slots_are_refused(void **state) {
 static void missing_slots_are_refused(void **state) {
     (void)state;
     lowered l;
-    lower(&l, MODEL_HEAD "    %n = fused : tensor<Tx32xf32> {\n      %s = silu %x : tensor<Tx32xf32>\n      yield %s\n    }\n" MODEL_TAIL("n"), true);
+    lower(&l,
+          MODEL_HEAD "    %n = fused : tensor<Tx32xf32> {\n      %s = silu %x : tensor<Tx32xf32>\n      "
+                     "yield %s\n    }\n" MODEL_TAIL("n"),
+          true);
     assert_int_equal(l.status, SYL_UNSUPPORTED);
     assert_non_null(strstr(l.errors.p, "plan-memory"));
     lowered_free(&l);
@@ -152,7 +162,8 @@ static void plans_and_kernels_print(void **state) {
     lowered_free(&l);
 }
 
-/* y = exp(x) and z = x * 2, both needed after a reduction of y: the heavy one is kept, the light one computed again. */
+/* y = exp(x) and z = x * 2, both needed after a reduction of y: the heavy one is kept, the light one computed
+ * again. */
 static void schedule_keeps_heavy_values(void **state) {
     (void)state;
     syl_arena arena;
@@ -185,8 +196,9 @@ static void schedule_keeps_heavy_values(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(equal_layers_share_kernels), cmocka_unit_test(bias_changes_the_kernel),   cmocka_unit_test(overlapping_slots_are_refused),
-        cmocka_unit_test(missing_slots_are_refused),  cmocka_unit_test(unfused_ops_are_refused),   cmocka_unit_test(plans_and_kernels_print),
+        cmocka_unit_test(equal_layers_share_kernels),    cmocka_unit_test(bias_changes_the_kernel),
+        cmocka_unit_test(overlapping_slots_are_refused), cmocka_unit_test(missing_slots_are_refused),
+        cmocka_unit_test(unfused_ops_are_refused),       cmocka_unit_test(plans_and_kernels_print),
         cmocka_unit_test(schedule_keeps_heavy_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -23,6 +23,19 @@ static inline bool find_target(const char *name, syl_host_target *out) {
     return status == SYL_OK;
 }
 
+/* Zeroed memory with 64 readable bytes behind its end, filled with 0xaa there; check_slack sees writes into them. */
+static inline void *new_buffer(size_t bytes) {
+    unsigned char *p = syl_alloc_aligned(bytes + 64);
+    assert_non_null(p);
+    memset(p, 0, bytes);
+    memset(p + bytes, 0xaa, 64);
+    return p;
+}
+
+static inline void check_slack(const void *buffer, size_t bytes) {
+    for (int i = 0; i < 64; i++) assert_int_equal(((const unsigned char *)buffer)[bytes + (size_t)i], 0xaa);
+}
+
 /* One kernel, compiled. */
 typedef struct built {
     const kir_kernel *kernel;
@@ -42,11 +55,11 @@ static inline built build_kernel(kir_kernel *kernel, const syl_host_target *targ
     plan.kernels.p = list;
     plan.kernels.n = 1;
     syl_status status = kir_verify(kernel, diag);
-    if (status == SYL_OK) status = syl_host_compile(&plan, target, &(syl_host_options){.threads = 1}, diag, NULL, &b.code);
+    if (status == SYL_OK)
+        status = syl_host_compile(&plan, target, &(syl_host_options){.threads = 1}, diag, NULL, &b.code);
     if (status != SYL_OK) fail_msg("%s", errors.p ? errors.p : "failed without a message");
     b.function = syl_host_function(b.code, 0);
-    b.scratch = syl_alloc_aligned((size_t)kir_scratch(kernel));
-    assert_non_null(b.scratch);
+    b.scratch = new_buffer((size_t)kir_scratch(kernel));
     memset(b.scratch, 0xff, (size_t)kir_scratch(kernel)); /* NaNs */
     syl_diag_destroy(diag);
     syl_arena_free(&arena);
@@ -58,21 +71,9 @@ static inline void run_kernel(const built *b, void *const *buffers, int64_t rows
 }
 
 static inline void drop_kernel(built *b) {
+    check_slack(b->scratch, (size_t)kir_scratch(b->kernel)); /* generated code stays within the scratch it asked for */
     syl_host_code_destroy(b->code);
     free(b->scratch);
-}
-
-/* Zeroed memory with 64 readable bytes behind its end, filled with 0xaa there; check_slack sees writes into them. */
-static inline void *new_buffer(size_t bytes) {
-    unsigned char *p = syl_alloc_aligned(bytes + 64);
-    assert_non_null(p);
-    memset(p, 0, bytes);
-    memset(p + bytes, 0xaa, 64);
-    return p;
-}
-
-static inline void check_slack(const void *buffer, size_t bytes) {
-    for (int i = 0; i < 64; i++) assert_int_equal(((const unsigned char *)buffer)[bytes + (size_t)i], 0xaa);
 }
 
 static uint64_t random_state = 1;
@@ -84,7 +85,11 @@ static inline uint64_t random_bits(void) {
     return z ^ (z >> 31);
 }
 /* In [-1, 1). */
-static inline float random_float(void) { return (float)((double)(random_bits() >> 11) * 0x1p-52 - 1.0); }
-static inline int8_t random_code(void) { return (int8_t)((int)(random_bits() % 255) - 127); }
+static inline float random_float(void) {
+    return (float)((double)(random_bits() >> 11) * 0x1p-52 - 1.0);
+}
+static inline int8_t random_code(void) {
+    return (int8_t)((int)(random_bits() % 255) - 127);
+}
 
 #endif

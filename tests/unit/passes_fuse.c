@@ -175,6 +175,10 @@ static void rules_of_fusion(void **state) {
                                 "{eps = 0.1} : tensor<Rx8xf32>\nreturn %n\n",
                                 "tensor<Rx8xf32>"),
                         "silu | take rms_norm");
+    /* Also where it makes as many. */
+    assert_string_equal(
+        regions(&b, "%s = silu %x" T8 "%y = take %s, %ids" T8 "return %y\n", "tensor<Tx8xf32>"),
+        "silu | take");
     /* A rotation of rows is row-wise; one of columns is not. */
     assert_string_equal(
         regions(&b, "%s = silu %x" T8 "%h = hadamard %s {axis = 1, factors = [8]}" T8 "return %h\n",
@@ -312,12 +316,61 @@ static void buffers_are_shared_safely(void **state) {
         }
 }
 
+/* An append whose cache nobody returns is still seen by later calls. */
+static void dce_keeps_state(void **state) {
+    (void)state;
+    bench b;
+    bench_open(&b);
+    syl_module *module =
+        bench_parse(&b, "module @m {\n"
+                        "  func @forward(%k: tensor<Tx8xf32>, %pos: tensor<Txi32>, %seq: tensor<Txi32>, %kv: "
+                        "kv<1x1x8xf32>) -> tensor<Tx8xf32> {\n"
+                        "    %dead = silu %k : tensor<Tx8xf32>\n"
+                        "    %kv1 = kv_append %kv, %k, %k, %pos, %seq {layer = 0} : kv<1x1x8xf32>\n"
+                        "    return %k\n"
+                        "  }\n"
+                        "}\n");
+    bench_run(&b, module, "dce");
+    assert_int_equal(bench_count(module->funcs->body, SYL_OP_kv_append), 1);
+    assert_int_equal(bench_count(module->funcs->body, SYL_OP_silu), 0);
+    syl_module_destroy(module);
+    bench_close(&b);
+}
+
+/* A slice between regions keeps the buffer of what it cuts busy. */
+static void slices_keep_slots_busy(void **state) {
+    (void)state;
+    bench b;
+    bench_open(&b);
+    syl_module *module = bench_parse(
+        &b,
+        "module @m {\n"
+        "  func @forward(%x: tensor<Tx8xf32>) -> tensor<Tx4xf32> {\n"
+        "    %a = fused : tensor<Tx8xf32> {\n      %a1 = silu %x : tensor<Tx8xf32>\n      yield %a1\n    }\n"
+        "    %part = slice %a {axis = 1, begin = 0, end = 4} : tensor<Tx4xf32>\n"
+        "    %c = fused : tensor<Tx8xf32> {\n      %c1 = silu %x : tensor<Tx8xf32>\n      yield %c1\n    }\n"
+        "    %d = fused : tensor<Tx4xf32> {\n      %d0 = slice %c {axis = 1, begin = 0, end = 4} : "
+        "tensor<Tx4xf32>\n"
+        "      %d1 = add %part, %d0 : tensor<Tx4xf32>\n      yield %d1\n    }\n"
+        "    return %d\n"
+        "  }\n"
+        "}\n");
+    bench_run(&b, module, "plan-memory");
+    const syl_attr *a = syl_attr_get(bench_find(module->funcs->body, "a")->def, "slots");
+    const syl_attr *c = syl_attr_get(bench_find(module->funcs->body, "c")->def, "slots");
+    assert_int_not_equal(a->ints.p[0], c->ints.p[0]);
+    syl_module_destroy(module);
+    bench_close(&b);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_op_is_in_a_legal_region),
         cmocka_unit_test(rules_of_fusion),
         cmocka_unit_test(store_activations_declares_types),
         cmocka_unit_test(buffers_are_shared_safely),
+        cmocka_unit_test(dce_keeps_state),
+        cmocka_unit_test(slices_keep_slots_busy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""Mutation test of the passes: each row of MUTATIONS breaks one line of a pass on purpose; the tests named with it must fail.
+
+usage: run.py BUILD_DIR [NAME...]
+
+A mutated source is compiled alone and linked before the libraries, so the broken object takes the place of the good one. A mutation whose
+text is no longer in the source, or that does not compile, is an error: the table must follow the code.
+"""
+import os
+import subprocess
+import sys
+import tempfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+LOSSLESS, QUANTIZE, FUSE, MANAGER = "passes_lossless", "passes_quantize", "passes_fuse", "passes_manager"
+
+# file, text, replacement, test that must fail, what the mutation does
+MUTATIONS = [
+    ("passes/fold_norms.c", "syl_op_set_operand(linear, 1, scaled);", "(void)scaled;", LOSSLESS, "the gain is dropped, not folded"),
+    ("passes/fold_norms.c", 'syl_attr_float(norm, "eps"))', '2 * syl_attr_float(norm, "eps") + 1e-3)', LOSSLESS, "epsilon changes"),
+    ("passes/rotate_residual.c", "syl_rotation_fold(module, q, s->readers.p[i], 1);", "(void)i;", LOSSLESS, "readers do not rotate back"),
+    ("passes/rotate_residual.c", "syl_rotation_fold(module, q, s->writers.p[i], 0);", "(void)i;", LOSSLESS, "writers are not rotated"),
+    ("passes/rotate_residual.c", "return op->code == SYL_OP_add || operand == 0;", "return operand == 0;", LOSSLESS, "half of each add is forgotten"),
+    ("passes/rotate_residual.c", "op->code == SYL_OP_rms_norm && op->n_operands == 1", "op->code == SYL_OP_rms_norm", LOSSLESS, "a gain is taken to commute with the rotation"),
+    ("passes/rotate_residual.c", "redirect(s, s->out.p[i], syl_rotation_invert(", "redirect(s, s->out.p[i], syl_rotation_apply(", LOSSLESS, "the online inverse is not one"),
+    ("passes/rewrite.c", "if (axis == 0 && linear->n_operands == 3)", "if (axis == 7)", LOSSLESS, "biases of rotated writers are forgotten"),
+    ("passes/rewrite.c", "return build_signs(b, q, build_hadamard(b, q, x, axis, true), axis);", "return build_hadamard(b, q, build_signs(b, q, x, axis), axis, true);", LOSSLESS,
+     "the inverse in the wrong order"),
+    ("passes/rewrite.c", 'if (transpose) syl_attr_set_bool(b->module, y->def, "transpose", true);', "(void)transpose;", LOSSLESS, "the inverse without the transpose"),
+    ("passes/rotate_values.c", "q.period = l.head_dim;", "q.period = 0;", LOSSLESS, "signs run on over the heads"),
+    ("passes/rotate_values.c", "syl_rotation_fold(ctx->module, &q, l.outputs.p[i], 1);", "(void)i;", LOSSLESS, "the output projection does not rotate back"),
+    ("passes/rotate_down.c", "syl_rotation_fold(ctx->module, &q, linear, 1);", "(void)linear;", LOSSLESS, "the inverse is not folded"),
+    ("passes/group.c", "begin = end;", "begin = 0;", LOSSLESS, "every slice begins at 0"),
+    ("passes/group.c", 'syl_attr_set_int(b->module, concat, "axis", 0);', 'syl_attr_set_int(b->module, concat, "axis", 1);', LOSSLESS, "weights are joined along the wrong axis"),
+    ("passes/canonicalize.c", "return is_symmetric(op) || syl_attr_bool", "return true || syl_attr_bool", LOSSLESS, "two transforms in a row cancel without a transpose"),
+    ("passes/cse.c", 'syl_text_printf(&key, "%lld", (long long)attr->i);', "(void)0;", LOSSLESS, "ops with different attributes are merged"),
+    ("passes/dce.c", "if (is_unused(op) && is_pure(op)) {", "if (is_unused(op)) {", FUSE, "ops with state are removed"),
+    ("passes/fuse.c", "if (*r && n->region != *r) return false;", "(void)n;", FUSE, "a value read by two regions moves into one"),
+    ("passes/plan_memory.c", "if (s->last >= place ||", "if (s->last > place ||", FUSE, "a value may take the slot of an operand of its own region"),
+    ("passes/plan_memory.c", "at = last_read(p, syl_result(use->user), at);", "(void)at;", FUSE, "reads through slices are not counted"),
+    ("passes/quantize_weights.c", "type.dtype = SYL_f32;", "syl_value_replace_uses_except(weight, weight, NULL); type.dtype = SYL_bf16;", QUANTIZE, "codes are dequantized to the wrong type"),
+    ("passes/quantize_activations.c", "syl_op_set_operand(linear, 1, codes);", "(void)codes;", QUANTIZE, "integer codes meet float weights"),
+    ("passes/round_weights.c", "rounded.dtype = rounded.rank >= 2 ? type : SYL_f32;", "rounded.dtype = type;", QUANTIZE, "vectors are rounded like matrices"),
+    ("passes/store_activations.c", "if (type == SYL_f32) return SYL_OK;", "return SYL_OK;", FUSE, "nothing is stored in the type asked for"),
+    ("passes/manager.c", "syl_module_verify(module, diag)", "SYL_OK", MANAGER, "modules are not verified"),
+]
+
+FLAGS = ["-std=c17", "-D_GNU_SOURCE", "-O1", "-I" + ROOT, "-w"]
+
+
+def run(args):
+    return subprocess.run(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def check(build, work, mutation, base_objects):
+    """Returns None if the mutation is caught, else what went wrong."""
+    path, text, replacement, test, _ = mutation
+    source = open(os.path.join(ROOT, path)).read()
+    if text not in source:
+        return "the text to change is not in " + path
+    mutant = os.path.join(work, "mutant.c")
+    with open(mutant, "w") as file:
+        file.write(source.replace(text, replacement, 1))
+    if test not in base_objects:
+        made = os.path.join(work, test + ".o")
+        compiled = run(["cc", *FLAGS, "-I" + os.path.join(ROOT, "tests"), "-I" + os.path.join(ROOT, "tests/unit"), '-DSYL_TEST_DATA="%s/tests/data"' % ROOT, '-DSYL_SOURCE_DIR="%s"' % ROOT, "-c",
+                        os.path.join(ROOT, "tests/unit", test + ".c"), "-o", made])
+        if compiled.returncode != 0:
+            return compiled.stdout
+        base_objects[test] = made
+    program = os.path.join(work, "mutant")
+    libraries = [os.path.join(build, "libsyl_%s.a" % name) for name in ("passes", "ir", "base")]
+    built = run(["cc", *FLAGS, "-I" + os.path.join(ROOT, "passes"), mutant, base_objects[test], *libraries, "-lcmocka", "-lcjson", "-lxxhash", "-lm", "-lpthread", "-o", program])
+    if built.returncode != 0:
+        return built.stdout
+    try:
+        result = subprocess.run([program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, cwd=work)
+    except subprocess.TimeoutExpired:
+        return None  # an endless loop is a failure too
+    return None if result.returncode != 0 else "test %s still passes" % test
+
+
+def main():
+    build, names = os.path.abspath(sys.argv[1]), sys.argv[2:]
+    caught, missed = 0, 0
+    with tempfile.TemporaryDirectory() as work:
+        base_objects = {}
+        for mutation in MUTATIONS:
+            if names and not any(name in mutation[0] for name in names):
+                continue
+            problem = check(build, work, mutation, base_objects)
+            caught, missed = caught + (problem is None), missed + (problem is not None)
+            print("%s %s: %s%s" % ("caught" if problem is None else "MISSED", mutation[0], mutation[4], "" if problem is None else "\n    " + problem), flush=True)
+    print("%d passed, %d failed" % (caught, missed))
+    return 1 if missed or not caught else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
