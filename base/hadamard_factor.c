@@ -3,11 +3,12 @@
  * Dense factors are odd multiples of 4 (an order 8 * odd never helps: up to 256, whenever it exists, so does
  * 4 * odd, and the butterfly does the rest cheaper). The work of a dense factor is counted as its order, for
  * the sums, plus pass_cost for going over the data once more; without the latter 576 would be 12 * 12 * 4
- * rather than 36 * 16. */
+ * rather than 36 * 16. A power of two behind dense factors that is shorter than a vector (16) costs short_cost, since
+ * the dense sums then run over scattered elements: 960 is 60 * 16, not 12 * 20 * 4. */
 #include "base/hadamard.h"
 #include <string.h>
 
-enum { pass_cost = 16, first_dense = 12, dense_step = 8 };
+enum { pass_cost = 16, short_cost = 32, vector = 16, first_dense = 12, dense_step = 8 };
 
 typedef struct search {
     int64_t chosen[SYL_HADAMARD_MAX_FACTORS], best[SYL_HADAMARD_MAX_FACTORS];
@@ -24,8 +25,10 @@ static bool is_power_of_two(int64_t n) {
 static void search_from(search *s, int64_t rest, int least, int n, int64_t work) {
     if (work > s->best_work) return;
     if (is_power_of_two(rest)) {
+        if (n > 0 && rest < vector) work += short_cost;
         const int total = n + (rest > 1 || n == 0);
-        if (total <= SYL_HADAMARD_MAX_FACTORS && (work < s->best_work || total < s->n_best)) {
+        if (total <= SYL_HADAMARD_MAX_FACTORS &&
+            (work < s->best_work || (work == s->best_work && total < s->n_best))) {
             memcpy(s->best, s->chosen, sizeof s->best);
             if (total > n) s->best[n] = rest;
             s->n_best = total;

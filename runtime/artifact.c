@@ -8,14 +8,16 @@
 #include "base/json.h"
 
 bool syl_artifact_probe(const char *path) {
-    /* 8 bytes of header length (below 2^32 in practice), then the header's '{' */
+    /* 8 bytes of header length, then the header's '{'; a text or a GGUF file begins otherwise */
     unsigned char head[9] = {0};
     FILE *file = fopen(path, "rb");
     if (!file) return false;
-    bool found = fread(head, 1, sizeof head, file) == sizeof head && head[8] == '{' && !head[4] && !head[5] &&
-                 !head[6] && !head[7];
+    size_t n = fread(head, 1, sizeof head, file);
     fclose(file);
-    return found;
+    bool text = true;
+    for (int i = 0; i < 8; i++)
+        text = text && (head[i] >= ' ' || head[i] == '\n' || head[i] == '\r' || head[i] == '\t');
+    return n == sizeof head && head[8] == '{' && !text && memcmp(head, "GGUF", 4) != 0;
 }
 
 static bool st_dtype_of(syl_dtype dtype, syl_st_dtype *out) {

@@ -24,11 +24,15 @@ static void score_rows(void *user, int64_t begin, int64_t end, int thread) {
     for (int64_t r = begin; r < end; r++) {
         const float *logits = syl_context_logits(job->lm->context, r);
         row_score *score = &job->scores[r];
-        score->nll = syl_nll(logits, vocab, job->targets[r]);
-        if (!job->against) continue;
+        if (!job->against) {
+            score->nll = syl_nll(logits, vocab, job->targets[r]);
+            continue;
+        }
         const float *reference = syl_context_logits(job->against->context, r);
-        score->against_nll = syl_nll(reference, vocab, job->targets[r]);
-        score->kl = syl_kl(reference, logits, vocab);
+        double reference_lse, lse;
+        score->kl = syl_kl(reference, logits, vocab, &reference_lse, &lse);
+        score->nll = lse - (double)logits[job->targets[r]];
+        score->against_nll = reference_lse - (double)reference[job->targets[r]];
         score->same_top = syl_argmax(reference, vocab) == syl_argmax(logits, vocab) ? 1 : 0;
     }
 }

@@ -35,7 +35,7 @@ double syl_nll(const float *logits, int64_t n, int64_t target) {
     return syl_log_sum_exp(logits, n) - (double)logits[target];
 }
 
-double syl_kl(const float *p, const float *q, int64_t n) {
+double syl_kl(const float *p, const float *q, int64_t n, double *lse_p, double *lse_q) {
     /* sum P (p - log_sum_exp(p) - q + log_sum_exp(q)), with P = exp(p - max) / sum. */
     double max = (double)largest(p, n), sum = 0, cross = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -43,7 +43,9 @@ double syl_kl(const float *p, const float *q, int64_t n) {
         sum += weight;
         if (weight != 0) cross += weight * ((double)p[i] - (double)q[i]);
     }
-    return cross / sum - (max + log(sum)) + syl_log_sum_exp(q, n);
+    *lse_p = max + log(sum);
+    *lse_q = syl_log_sum_exp(q, n);
+    return cross / sum - *lse_p + *lse_q;
 }
 
 typedef struct entry {

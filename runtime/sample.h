@@ -13,8 +13,8 @@ double syl_log_sum_exp(const float *logits, int64_t n);
 /* Negative log-likelihood of a token, in nats: log_sum_exp - logits[target], 0 <= target < n. */
 double syl_nll(const float *logits, int64_t n, int64_t target);
 /* Kullback-Leibler divergence KL(P || Q) in nats, P = softmax(p), Q = softmax(q). Infinite where Q has no
- * chance of what P has. */
-double syl_kl(const float *p, const float *q, int64_t n);
+ * chance of what P has. Also gives the log_sum_exp of both, which costs nothing more. */
+double syl_kl(const float *p, const float *q, int64_t n, double *lse_p, double *lse_q);
 
 /* How the next token is drawn. The logits are divided by the temperature, then only the top_k likeliest
  * tokens are kept, then of these the fewest whose probabilities sum to top_p (Holtzman et al. 2020) or more,

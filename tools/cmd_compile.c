@@ -74,7 +74,7 @@ const verb verb_compile = {
     .usage = "IN -o OUT.syl --recipe NAME|FILE.json",
     .details = "IN is a checkpoint (GGUF of the Llama family) or a graph.json. The artifact appears when it "
                "is complete; two compiles\n"
-               "of one input give the same bytes. docs/recipes.md lists the recipes.",
+               "of one input give the same bytes. docs/passes.md lists the recipes.",
     .options = options,
     .settings_size = sizeof(settings),
     .min_args = 1,

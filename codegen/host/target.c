@@ -74,7 +74,7 @@ void syl_host_tile(const syl_host_target *target, kir_type a, kir_type w, kir_ge
         gemm->mr = 8;
         gemm->nr = 48;
     } else if (target->vector_floats >= 8) {
-        gemm->mr = gemm->dot == KIR_DOT_MADD ? 4 : 6;
+        gemm->mr = 6;
         gemm->nr = 16;
     } else {
         gemm->mr = target->vector_registers >= 32 ? 4 : 2;

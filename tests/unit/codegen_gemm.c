@@ -134,7 +134,7 @@ static void check_shapes(kir_type a_elem, kir_type w_elem, int every) {
         syl_host_target target;
         if (!find_target(all_targets[t], &target)) continue;
         /* each n with some k and each k with some n: code is made anew for each shape */
-        for (int i = 0; i < 5; i++) check_case(&target, a_elem, w_elem, ns[i], ks[(i + t + 1) % 5]);
+        for (int i = 0; i < 5; i += every) check_case(&target, a_elem, w_elem, ns[i], ks[(i + t + 1) % 5]);
         check_case(&target, a_elem, w_elem, 97, 97);
     }
 }

@@ -71,7 +71,8 @@ static inline void run_kernel(const built *b, void *const *buffers, int64_t rows
 }
 
 static inline void drop_kernel(built *b) {
-    check_slack(b->scratch, (size_t)kir_scratch(b->kernel)); /* generated code stays within the scratch it asked for */
+    check_slack(b->scratch,
+                (size_t)kir_scratch(b->kernel)); /* generated code stays within the scratch it asked for */
     syl_host_code_destroy(b->code);
     free(b->scratch);
 }

@@ -10,7 +10,7 @@ typedef struct store {
     syl_map tensors; /* "name" or "name.scale" -> bytes, as long as asked for */
 } store;
 
-enum { CAPACITY = 1 << 18 };
+enum { CAPACITY = 4 << 20 };
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static syl_status keep(void *user, const char *name, int part, size_t offset, const void *data, size_t size) {
@@ -93,6 +93,54 @@ static void stored_weights_equal_the_reference(void **state) {
         syl_module_destroy(module);
         fixture_close(&f);
     }
+}
+
+/* A tensor of several blocks, whose bounds meet neither those of the transform nor of its parts. */
+#define BLOCKS_IR(root)                                                                                      \
+    "module @blocks {\n"                                                                                     \
+    "  source \"s\"\n"                                                                                       \
+    "  func @forward(%x: tensor<Tx256xf32>) -> tensor<Tx2028xf32> {\n"                                       \
+    "    %a = weight \"a\" : tensor<1030x256xreal>\n"                                                        \
+    "    %b = weight \"b\" : tensor<1000x256xreal>\n"                                                        \
+    "    %c = concat %a, %b {axis = 0} : tensor<2030x256xreal>\n"                                            \
+    "    %s = signs %c {axis = 0, seed = 3} : tensor<2030x256xreal>\n"                                       \
+    "    %h = hadamard %s {axis = 0, factors = [2]} : tensor<2030x256xreal>\n"                               \
+    "    %l = slice %h {axis = 0, begin = 1, end = 2029} : tensor<2028x256xreal>\n" root                     \
+    "    %y = linear %x, %w : tensor<Tx2028xf32>\n"                                                          \
+    "    return %y\n"                                                                                        \
+    "  }\n"                                                                                                  \
+    "}\n"
+
+static void check_blocks(const char *text) {
+    fixture f;
+    ir_random r = {.seed = 5};
+    fixture_open(&f, 2);
+    store s = {.f = &f};
+    syl_map_init(&s.tensors, &f.arena);
+    syl_source source = {"blocks.sir", text, strlen(text)};
+    syl_module *module;
+    fixture_ok(&f, syl_module_parse(&source, f.diag, &module));
+    fixture_ok(&f, syl_module_verify(module, f.diag));
+    write_weights(&f, module, &r, test_path(&f, "blocks.safetensors"));
+    syl_ref_value x = {.tensor = syl_ref_tensor_create(SYL_f32, 2, (int64_t[]){2, 256})}, before, after;
+    for (int i = 0; i < 512; i++) x.tensor->data[i] = (float)(i * 29 % 64 - 31);
+    syl_ref_weights weights = {&r, ir_random_weights, NULL}, kept = {&s, NULL, read_kept};
+    fixture_ok(&f, syl_ref_run(module->funcs, &x, 1, &weights, SYL_REF_F32, f.diag, &before));
+    materialize(&f, module, &s);
+    fixture_ok(&f, syl_ref_run(module->funcs, &x, 1, &kept, SYL_REF_F32, f.diag, &after));
+    assert_memory_equal(before.tensor->data, after.tensor->data, 2 * 2028 * sizeof(double));
+    syl_ref_tensor_release(x.tensor);
+    syl_ref_tensor_release(before.tensor);
+    syl_ref_tensor_release(after.tensor);
+    syl_module_destroy(module);
+    fixture_close(&f);
+}
+
+static void blocks_fit_together(void **state) {
+    (void)state;
+    check_blocks(BLOCKS_IR("    %w = cast %l : tensor<2028x256xf32>\n"));
+    check_blocks(BLOCKS_IR("    %q = quantize %l : tensor<2028x256xint8_channel>\n"
+                           "    %w = dequantize %q : tensor<2028x256xf32>\n"));
 }
 
 /* No weight-side op and no source is left. */
@@ -195,6 +243,7 @@ static void bad_weights_are_named(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stored_weights_equal_the_reference),
+        cmocka_unit_test(blocks_fit_together),
         cmocka_unit_test(the_module_is_final),
         cmocka_unit_test(bad_weights_are_named),
     };
