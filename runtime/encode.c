@@ -223,6 +223,7 @@ int32_t syl_tokenizer_match_whole(const syl_tokenizer *t, const char *text, size
 }
 
 static syl_status encode_text(encoder *e, const char *text, size_t size, bool control) {
+    if (size == 0) return SYL_OK; /* the text may then be NULL */
     size_t begin = 0;
     for (size_t at = 0; at < size;) {
         int32_t id = syl_tokenizer_match_whole(e->t, text + at, size - at, control);

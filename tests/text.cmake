@@ -35,6 +35,12 @@ foreach(row ${rows})
   set_tests_properties(malformed/${name} PROPERTIES FIXTURES_REQUIRED malformed ENVIRONMENT "${environment}")
 endforeach()
 
+# Broken passes must fail their tests. Not under sanitizers: it links the plain libraries by itself.
+if(NOT SYL_SANITIZE)
+  add_test(NAME mutations/passes COMMAND python3 ${CMAKE_CURRENT_SOURCE_DIR}/mutations/run.py ${CMAKE_BINARY_DIR})
+  set_tests_properties(mutations/passes PROPERTIES TIMEOUT 300 ENVIRONMENT "${environment}")
+endif()
+
 # Logits against NumPy
 add_test(NAME golden/random-llama COMMAND ${python} ${CMAKE_CURRENT_SOURCE_DIR}/goldens/run.py $<TARGET_FILE:syl> ${work}/golden)
 set_tests_properties(golden/random-llama PROPERTIES ENVIRONMENT "${environment}")

@@ -15,7 +15,8 @@ void syl_host_tile(const syl_host_target *target, kir_type a, kir_type w, kir_ge
  * DOT_VNNI: behind all panels, int32 -128 * sum_k w[n, k] for each of the padded n. */
 bool syl_host_packed_size(const syl_plan_weight *weight, size_t *out);
 int64_t syl_host_panels(const syl_plan_weight *weight);
-void syl_host_pack(const syl_plan_weight *weight, const void *source, void *packed, int64_t panel_begin, int64_t panel_end);
+void syl_host_pack(const syl_plan_weight *weight, const void *source, void *packed, int64_t panel_begin,
+                   int64_t panel_end);
 
 typedef struct syl_host_code syl_host_code;
 typedef struct syl_host_options {
@@ -27,13 +28,16 @@ typedef struct syl_host_stats {
     double seconds;
 } syl_host_stats;
 /* Functions of all kernels of the plan. A cache entry that is damaged or stale counts as absent. */
-SYL_NODISCARD syl_status syl_host_compile(const syl_plan *plan, const syl_host_target *target, const syl_host_options *options, syl_diag *diag, syl_host_stats *stats, syl_host_code **out);
+SYL_NODISCARD syl_status syl_host_compile(const syl_plan *plan, const syl_host_target *target,
+                                          const syl_host_options *options, syl_diag *diag,
+                                          syl_host_stats *stats, syl_host_code **out);
 kir_function syl_host_function(const syl_host_code *code, int kernel);
 void syl_host_code_destroy(syl_host_code *code); /* NULL is fine */
 
 /* The text of stages, for people: LLVM IR before or after optimisation, assembly. */
 typedef enum syl_host_text { SYL_HOST_LLVM, SYL_HOST_LLVM_OPTIMIZED, SYL_HOST_ASM } syl_host_text;
-SYL_NODISCARD syl_status syl_host_dump(const kir_kernel *kernel, const syl_host_target *target, syl_host_text stage, syl_diag *diag, syl_text *out);
+SYL_NODISCARD syl_status syl_host_dump(const kir_kernel *kernel, const syl_host_target *target,
+                                       syl_host_text stage, syl_diag *diag, syl_text *out);
 
 /* Version of LLVM this library runs, "19.1.7". */
 const char *syl_host_llvm_version(void);

@@ -69,8 +69,8 @@ static void stored_weights_equal_the_reference(void **state) {
     static const char *const pipelines[] = {
         "group,round-weights{type=f32}",
         "fold-norms,rotate-residual,rotate-values,rotate-down,group,round-weights{type=bf16}",
-        "fold-norms,rotate-residual,rotate-values,rotate-down,group,quantize-weights,round-weights,"
-        "canonicalize,cse,dce",
+        ("fold-norms,rotate-residual,rotate-values,rotate-down,group,quantize-weights,round-weights,"
+         "canonicalize,cse,dce"),
         "rotate-residual{seed=7},quantize-weights{clip=absmax},round-weights{type=f16}",
     };
     for (uint64_t seed = 0; seed < 40; seed++) {
