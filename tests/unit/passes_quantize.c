@@ -176,6 +176,26 @@ static void rotations_remove_outliers(void **state) {
     if (!(rotated < plain / 4)) fail_msg("plain %g, rotated %g", plain / 10, rotated / 10);
 }
 
+/* Gains and biases are added in f32: rounding them would cost accuracy and save nothing. */
+static void vectors_stay_f32(void **state) {
+    (void)state;
+    bench b;
+    bench_open(&b);
+    ir_random r;
+    syl_module *module = ir_random_module(3, &r);
+    bench_run(&b, module, "round-weights{type=bf16}");
+    int vectors = 0, matrices = 0;
+    for (const syl_op *op = module->funcs->body->first; op; op = op->next) {
+        if (op->code != SYL_OP_cast) continue;
+        bool is_vector = op->results[0].type.rank == 1;
+        assert_int_equal(op->results[0].type.dtype, is_vector ? SYL_f32 : SYL_bf16);
+        vectors += is_vector, matrices += !is_vector;
+    }
+    assert_true(vectors > 0 && matrices > 0);
+    syl_module_destroy(module);
+    bench_close(&b);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(recipes_quantize_what_they_say),
@@ -183,6 +203,7 @@ int main(void) {
         cmocka_unit_test(once_per_value),
         cmocka_unit_test(errors_are_those_of_the_formats),
         cmocka_unit_test(rotations_remove_outliers),
+        cmocka_unit_test(vectors_stay_f32),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
