@@ -224,6 +224,20 @@ static void add_name(lower_ctx *ctx, syl_text *name, const syl_op *fused) {
             syl_text_printf(name, "%s%s", name->n ? "_" : "", syl_ops[op->code].name);
 }
 
+/* What a step computes, for people: the region's results by name, or the first named value inside, or
+ * the weight. */
+static void add_label(syl_text *label, const syl_op *fused) {
+    for (int i = 0; i < fused->n_results; i++)
+        if (fused->results[i].name)
+            syl_text_printf(label, "%s%%%s", label->n ? ", " : "", fused->results[i].name);
+    for (const syl_op *op = fused->body->first; op && !label->n; op = op->next)
+        if (op->n_results && op->results[0].name) syl_text_printf(label, "from %%%s", op->results[0].name);
+    for (const syl_op *op = fused->body->first; op && !label->n; op = op->next)
+        if (op->code == SYL_OP_linear)
+            syl_text_printf(label, "by %s", syl_attr_str(syl_operand(op, 1)->def, "name"));
+    if (!label->n) syl_text_append(label, "", 0);
+}
+
 /* The rows a step runs over: the first dimension of what it makes. */
 static syl_status rows_of(lower_ctx *ctx, const syl_op *fused, syl_rows *out) {
     const syl_op *yield = fused->body->last;
@@ -284,9 +298,7 @@ static syl_status lower_region(lower_ctx *ctx, const syl_op *fused) {
     syl_text name = {0}, label = {.arena = ctx->arena};
     add_name(ctx, &name, fused);
     ctx->kernel->name = name.p;
-    for (int i = 0; i < fused->n_results; i++)
-        syl_text_printf(&label, "%s%%%s", i ? ", " : "",
-                        fused->results[i].name ? fused->results[i].name : "?");
+    add_label(&label, fused);
     syl_plan_step step = {
         .rows = rows, .args = ctx->args.p, .n_args = (int)ctx->args.n, .label = label.p, .op = fused};
     SYL_PUSH(ctx->arena, &ctx->plan->steps, step);

@@ -39,7 +39,7 @@ typedef struct syl_plan_step {
     syl_rows rows;
     syl_plan_arg *args; /* one a buffer of the kernel */
     int n_args;
-    const char *label; /* the ops it came from, for people: "l3 rms_norm+quantize" */
+    const char *label; /* what it computes, for people: "%blk.0.x1" */
     const syl_op *op;  /* the fused op in the module */
 } syl_plan_step;
 
