@@ -100,6 +100,22 @@ def test_safetensors():
         expect(len(tables) == 1, f"the tied embedding is one tensor: {tables}")
 
 
+def test_round_trip():
+    """Every IR of the model and the examples, after each pass of each recipe, reads back and prints the same bytes."""
+    inputs, texts = [GGUF, *SOURCE.glob("examples/*/graph.json")], 0
+    for recipe in sorted(path.stem for path in (SOURCE / "passes/recipes").glob("*.json")):
+        passes = json.loads((SOURCE / f"passes/recipes/{recipe}.json").read_text(encoding="utf-8"))["pipeline"].count(",") + 1
+        for source in inputs:
+            for number in range(passes + 1):
+                text = subprocess.run([SYL, "dump", source, "--ir", "--recipe", recipe, "--after", str(number), "-q"], check=True, stdout=subprocess.PIPE).stdout
+                (WORK / "round-trip.sir").write_bytes(text)
+                again = subprocess.run([SYL, "opt", WORK / "round-trip.sir", "--passes", "", "-q"], check=True, stdout=subprocess.PIPE).stdout
+                if not text or again != text:
+                    sys.exit(f"FAILED: {source} after pass {number} of {recipe} prints differently when read back")
+                texts += 1
+    print(f"ok: {texts} IR texts of {len(inputs)} models read back to the same bytes")
+
+
 def test_generate():
     for recipe in ("f32", "w8a8"):
         text = syl("generate", artifact(recipe), "-p", PROMPT, "-n", "64")
