@@ -1,5 +1,6 @@
 #include "base/diag.h"
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -120,15 +121,16 @@ static void render_source_line(const syl_loc *loc, size_t column, syl_text *out)
     size_t start = offset - (column - 1), end = offset;
     while (end < size && text[end] != '\n' && text[end] != '\r') end++;
     /* Long lines (minified JSON) show a window around the place. */
-    const size_t before = 60, after = 40;
+    const size_t before = 60, after = 60;
+    bool cut = end - offset > after;
     if (offset - start > before) start = offset - before;
-    if (end - offset > after) end = offset + after;
+    if (cut) end = offset + after;
     syl_text_printf(out, "    ");
     for (size_t i = start; i < end; i++) {
         char c = (unsigned char)text[i] < 0x20 || text[i] == 0x7f ? ' ' : text[i];
         syl_text_append(out, &c, 1);
     }
-    syl_text_printf(out, "\n    %*s^\n", (int)(offset - start), "");
+    syl_text_printf(out, "%s\n    %*s^\n", cut ? "..." : "", (int)(offset - start), "");
 }
 
 void syl_message_render(const syl_message *message, syl_text *out) {
@@ -147,7 +149,8 @@ void syl_message_render(const syl_message *message, syl_text *out) {
         syl_text_printf(out, "error[%s]: %s\n", syl_error_name(message->error), message->text);
     else
         syl_text_printf(out, "%s: %s\n", names[message->severity], message->text);
-    if (line) render_source_line(&message->loc, column, out);
+    /* A remark is about a decision, not about the text it points to. */
+    if (line && message->severity != SYL_SEV_REMARK) render_source_line(&message->loc, column, out);
     if (message->severity == SYL_SEV_ERROR)
         syl_text_printf(out, "    help: %s\n", syl_error_help(message->error));
 }

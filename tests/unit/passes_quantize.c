@@ -97,7 +97,7 @@ static void once_per_value(void **state) {
     bench_run(&b, module, "quantize-weights");
     const syl_block *body = module->funcs->body;
     assert_int_equal(bench_count(body, SYL_OP_quantize), 2);
-    assert_int_equal(bench_count(body, SYL_OP_dequantize), 2); /* weights only, and valid so */
+    assert_int_equal(bench_count(body, SYL_OP_dequantize), 2);      /* weights only, and valid so */
     assert_non_null(strstr(bench_print(&b, module), "clip = mse")); /* the default */
     bench_run(&b, module, "quantize-activations");
     assert_int_equal(bench_count(body, SYL_OP_dequantize), 0);
