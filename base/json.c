@@ -209,6 +209,9 @@ syl_status syl_json_array(const syl_json *json, const cJSON *object, const char 
 
 syl_status syl_json_known_keys(const syl_json *json, const cJSON *object, const char *const *keys,
                                syl_diag *diag) {
+    if (!cJSON_IsObject(object))
+        return syl_error(diag, SYL_ERR_json_type, syl_json_loc(json, object), "expected an object, found %s",
+                         type_name(object));
     for (const cJSON *child = object->child; child; child = child->next) {
         size_t i = 0;
         while (keys[i] && strcmp(keys[i], child->string) != 0) i++;
