@@ -36,7 +36,7 @@ const char *syl_status_name(syl_status status) {
 #define STATUS(name, code, meaning)                                                                          \
     case SYL_##name:                                                                                         \
         return #name;
-#include "base/status.def"
+#include "include/syl/status.def"
     }
     return "?";
 }
@@ -46,7 +46,7 @@ const char *syl_status_meaning(syl_status status) {
 #define STATUS(name, code, meaning)                                                                          \
     case SYL_##name:                                                                                         \
         return meaning;
-#include "base/status.def"
+#include "include/syl/status.def"
     }
     return "?";
 }

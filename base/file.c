@@ -92,6 +92,15 @@ void syl_file_unmap(syl_mapping *mapping) {
     *mapping = (syl_mapping){0};
 }
 
+void syl_mapping_drop(const void *data, size_t size) {
+    enum { worth = 256 << 10 };
+    if (size < worth) return;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    /* Pages at the ends may be shared with what lies beside: they are fetched again where needed. */
+    uintptr_t begin = (uintptr_t)data / page * page, end = (uintptr_t)data + size;
+    (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
 bool syl_file_same(const char *a, const char *b) {
     struct stat left, right;
     if (stat(a, &left) != 0 || stat(b, &right) != 0) return false;

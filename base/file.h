@@ -17,6 +17,10 @@ typedef struct syl_mapping {
 } syl_mapping;
 SYL_NODISCARD syl_status syl_file_map(const char *path, syl_diag *diag, syl_mapping *out);
 void syl_file_unmap(syl_mapping *mapping); /* fine on a zeroed one */
+/* Gives back the memory behind a part of a mapping that was read and is not needed soon, so that reading a
+ * large file once does not fill the memory of the process. The content stays: a later read fetches it again.
+ * Small parts are left alone. */
+void syl_mapping_drop(const void *data, size_t size);
 
 /* A file that appears at `path` by rename when committed, after fsync; until then it is a temporary file in
  * the same folder, which discard (and a failed commit) removes. Errors are sticky: writes after a failure do
@@ -28,7 +32,12 @@ SYL_NODISCARD syl_status syl_output_write(syl_output *output, const void *data, 
 SYL_NODISCARD syl_status syl_output_write_at(syl_output *output, size_t offset, const void *data,
                                              size_t size);
 SYL_NODISCARD syl_status syl_output_commit(syl_output *output); /* consumes output */
-void syl_output_discard(syl_output *output);                    /* consumes output; NULL is fine */
+/* The same without waiting for the disk: for caches, whose files are verified when they are used. */
+SYL_NODISCARD syl_status syl_output_publish(syl_output *output); /* consumes output */
+void syl_output_discard(syl_output *output);                     /* consumes output; NULL is fine */
+/* Removes the temporary files that killed processes left in a folder: those of the output called `name` in
+ * it, or (NULL) all. A file that a living process still writes is locked by it and stays. */
+void syl_output_sweep(const char *folder, const char *name);
 /* Open, write, commit. */
 SYL_NODISCARD syl_status syl_file_write(const char *path, const void *data, size_t size, syl_diag *diag);
 

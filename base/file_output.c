@@ -1,12 +1,15 @@
 /* Atomic output. Invariant: `path` either keeps what it had or holds the whole new file; a temporary file
- * exists only between open and commit or discard (a killed process may leave one, named
- * .NAME.XXXXXX.partial). */
+ * exists only between open and commit or discard. A killed process may leave one, named
+ * .NAME.PID.XXXXXX.partial; while its writer lives it holds a lock on it, by which syl_output_sweep knows
+ * which to remove. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -53,11 +56,16 @@ static int open_temporary(syl_output *output) {
         unsigned random;
         if (getrandom(&random, sizeof random, 0) != sizeof random) return -1;
         char *temporary =
-            syl_arena_printf(&output->arena, "%.*s.%.*s.%06x.partial", (int)(name - output->path),
-                             output->path, max_name, name, random & 0xffffff);
+            syl_arena_printf(&output->arena, "%.*s.%.*s.%ld.%06x.partial", (int)(name - output->path),
+                             output->path, max_name, name, (long)getpid(), random & 0xffffff);
         int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (fd >= 0) output->temporary = temporary;
-        if (fd >= 0 || errno != EEXIST) return fd;
+        if (fd < 0 && errno != EEXIST) return -1;
+        if (fd < 0) continue;
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) { /* some file systems have no locks */
+            output->temporary = temporary;
+            return fd;
+        }
+        close(fd); /* a sweep came between: it removes the file */
     }
     return -1;
 }
@@ -133,24 +141,29 @@ static syl_status sync_folder(syl_output *output) {
     return result == 0 || error == EINVAL ? SYL_OK : fail(output, "sync the folder of", strerror(error));
 }
 
-syl_status syl_output_commit(syl_output *output) {
+/* The file is closed after the rename: closing gives up the lock. */
+static syl_status finish(syl_output *output, bool durable) {
     syl_status status = current_status(output);
-    if (status == SYL_OK && fsync(output->fd) != 0) status = fail(output, "write", strerror(errno));
-    if (status == SYL_OK) {
-        int result = close(output->fd);
-        output->fd = -1;
-        if (result != 0) status = fail(output, "write", strerror(errno));
-    }
+    if (status == SYL_OK && durable && fsync(output->fd) != 0)
+        status = fail(output, "write", strerror(errno));
     if (status == SYL_OK) {
         if (rename(output->temporary, output->path) != 0)
             status = fail(output, "replace", strerror(errno));
         else {
             output->temporary = NULL;
-            status = sync_folder(output);
+            if (durable) status = sync_folder(output);
         }
     }
     release(output);
     return status;
+}
+
+syl_status syl_output_commit(syl_output *output) {
+    return finish(output, true);
+}
+
+syl_status syl_output_publish(syl_output *output) {
+    return finish(output, false);
 }
 
 void syl_output_discard(syl_output *output) {
@@ -163,4 +176,29 @@ syl_status syl_file_write(const char *path, const void *data, size_t size, syl_d
     /* A failed write is sticky: the commit returns it and removes the temporary file. */
     (void)!syl_output_write(output, data, size);
     return syl_output_commit(output);
+}
+
+/* .NAME.PID.XXXXXX.partial, NAME cut as open_temporary cuts it. */
+static bool is_temporary(const char *file, const char *name) {
+    static const char end[] = ".partial";
+    size_t size = strlen(file);
+    if (file[0] != '.' || size < sizeof end || strcmp(file + size - (sizeof end - 1), end) != 0) return false;
+    if (!name) return true;
+    size_t kept = strnlen(name, 200);
+    return size > kept + 1 && strncmp(file + 1, name, kept) == 0 && file[kept + 1] == '.';
+}
+
+void syl_output_sweep(const char *folder, const char *name) {
+    DIR *dir = opendir(folder);
+    if (!dir) return;
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        if (!is_temporary(entry->d_name, name)) continue;
+        int fd = openat(dirfd(dir), entry->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        struct stat info;
+        if (fd < 0) continue;
+        if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && flock(fd, LOCK_EX | LOCK_NB) == 0)
+            unlinkat(dirfd(dir), entry->d_name, 0);
+        close(fd);
+    }
+    closedir(dir);
 }

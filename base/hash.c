@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
+#include "base/file.h"
 
 struct syl_hasher {
     XXH3_state_t *state;
@@ -26,6 +27,22 @@ syl_hash syl_hash_bytes(const void *data, size_t size) {
     return to_hex(XXH3_128bits(data, size));
 }
 
+static void update_mapped(XXH3_state_t *state, const unsigned char *data, size_t size) {
+    enum { piece = 8 << 20 };
+    for (size_t at = 0, n; at < size; at += n) {
+        n = size - at < piece ? size - at : piece;
+        XXH3_128bits_update(state, data + at, n);
+        syl_mapping_drop(data + at, n);
+    }
+}
+
+syl_hash syl_hash_mapped(const void *data, size_t size) {
+    syl_hasher *hasher = syl_hasher_create();
+    if (!hasher) return syl_hash_bytes(data, size); /* the same hash, of more memory */
+    update_mapped(hasher->state, data, size);
+    return syl_hasher_finish(hasher);
+}
+
 syl_hasher *syl_hasher_create(void) {
     syl_hasher *hasher = malloc(sizeof *hasher);
     if (!hasher) return NULL;
@@ -43,6 +60,13 @@ void syl_hasher_field(syl_hasher *hasher, const void *data, size_t size) {
     for (int i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)size >> 8 * i);
     XXH3_128bits_update(hasher->state, length, sizeof length);
     if (size) XXH3_128bits_update(hasher->state, data, size);
+}
+
+void syl_hasher_mapped(syl_hasher *hasher, const void *data, size_t size) {
+    unsigned char length[8];
+    for (int i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)size >> 8 * i);
+    XXH3_128bits_update(hasher->state, length, sizeof length);
+    update_mapped(hasher->state, data, size);
 }
 
 void syl_hasher_text(syl_hasher *hasher, const char *text) {

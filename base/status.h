@@ -2,10 +2,7 @@
 #ifndef SYL_BASE_STATUS_H
 #define SYL_BASE_STATUS_H
 
-typedef enum syl_status {
-#define STATUS(name, code, meaning) SYL_##name = (code),
-#include "base/status.def"
-} syl_status;
+#include "include/syl/status.h"
 
 #if defined(__GNUC__)
 #define SYL_NODISCARD         __attribute__((warn_unused_result))

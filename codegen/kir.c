@@ -44,11 +44,12 @@ static kir_type type_of(const kir_kernel *kernel, const kir_inst *inst) {
         return KIR_F64;
     case KIR_imm:
     case KIR_to_f32:
+    case KIR_low_rank:
         return KIR_F32;
     case KIR_to_i8:
         return KIR_I8;
     case KIR_acc:
-        return kernel->gemm.dot == KIR_DOT_F32 ? KIR_F32 : KIR_I32;
+        return kir_acc_type(&kernel->gemm);
     default:
         return kernel->body.p[inst->args[0]].type;
     }
@@ -76,18 +77,48 @@ int64_t kir_tasks(const kir_kernel *kernel, int64_t rows) {
         return syl_ceil_div(rows, kernel->gemm.mblock) * syl_ceil_div(kernel->gemm.n, kernel->gemm.nr);
     case KIR_ATTENTION:
         return syl_ceil_div(rows, kernel->attention.mr) * kernel->attention.heads;
+    case KIR_FULL_ATTENTION:
+        return rows / kernel->full_attention.tokens * kernel->full_attention.heads;
     }
     return 0;
 }
 
-/* ---- scheduling ---- */
+/* ---- the KV cache ---- */
 
-static bool is_row_wide(kir_op op) {
-    return op == KIR_reduce_sum || op == KIR_reduce_max || op == KIR_hadamard || op == KIR_rope;
+int64_t kir_cache_unit(const kir_cache *cache, kir_codes codes) {
+    return codes.bits ? 1 : cache->elem == KIR_F32 ? 4 : 2;
 }
 
+int64_t kir_cache_units(const kir_cache *cache, kir_codes codes) {
+    return codes.bits == 4 ? (cache->dim + 1) / 2 : cache->dim;
+}
+
+int64_t kir_cache_groups(const kir_cache *cache, kir_codes codes) {
+    return codes.bits ? cache->dim / codes.group : 0;
+}
+
+kir_cache_layout kir_cache_layout_of(const kir_cache *cache) {
+    kir_cache_layout l = {0};
+    l.values = SYL_KV_PAGE * kir_cache_unit(cache, cache->k) * kir_cache_units(cache, cache->k);
+    l.k_groups = l.values + SYL_KV_PAGE * kir_cache_unit(cache, cache->v) * kir_cache_units(cache, cache->v);
+    l.v_groups = l.k_groups + KIR_GROUP_BYTES * kir_cache_groups(cache, cache->k);
+    l.size = l.v_groups + KIR_GROUP_BYTES * kir_cache_groups(cache, cache->v);
+    return l;
+}
+
+/* ---- scheduling ---- */
+
 static bool is_transform(kir_op op) {
-    return op == KIR_hadamard || op == KIR_rope;
+    return op == KIR_hadamard || op == KIR_rope || op == KIR_head_norm;
+}
+
+/* Appending codes and projecting read a scratch row, as transforms do. */
+static bool needs_scratch_row(kir_op op) {
+    return is_transform(op) || op == KIR_append_codes_k || op == KIR_append_codes_v || op == KIR_project;
+}
+
+static bool is_row_wide(kir_op op) {
+    return op == KIR_reduce_sum || op == KIR_reduce_max || needs_scratch_row(op);
 }
 
 /* Instructions that cost less to compute again than to keep in memory for a later stage. */
@@ -163,14 +194,38 @@ void kir_schedule(const kir_kernel *kernel, int *stage, bool *keep) {
     }
 }
 
+bool kir_scaled_groups(const kir_weight_codes *codes) {
+    return codes->group && !codes->two_level;
+}
+
+kir_type kir_acc_type(const kir_gemm *gemm) {
+    return gemm->dot == KIR_DOT_F32 || kir_scaled_groups(&gemm->codes) ? KIR_F32 : KIR_I32;
+}
+
+int64_t kir_panel_scratch(const kir_gemm *gemm) {
+    return gemm->mblock * syl_ceil_div(gemm->k, 64) * 64 * 4;
+}
+
 /* What the printers lay out in scratch memory: a row of f32 a kept value (two for f64), one a transform, one
- * to work in; the block of A rows in the form the dot product wants; the tiles of online softmax. */
+ * to work in; the block of A rows in the form the dot product wants; the tiles of online softmax, and scales and
+ * zero points of a page's values. */
 int64_t kir_scratch(const kir_kernel *kernel) {
-    if (kernel->kind == KIR_GEMM) return 64 + kernel->gemm.mblock * syl_ceil_div(kernel->gemm.k, 64) * 64 * 4;
+    if (kernel->kind == KIR_GEMM) {
+        const kir_gemm *g = &kernel->gemm;
+        int64_t panel = syl_ceil_div(g->k, 2 * g->ku) * 2 * g->ku * g->nr;
+        return 64 + kir_panel_scratch(g) + (g->codes.bits ? panel : 0);
+    }
     if (kernel->kind == KIR_ATTENTION)
         return 64 +
                kernel->attention.mr * 4 *
-                   (SYL_KV_PAGE + 2 * syl_ceil_div(kernel->attention.head_dim, KIR_LANES) * KIR_LANES + 64);
+                   (SYL_KV_PAGE + 2 * syl_ceil_div(kernel->attention.head_dim, KIR_LANES) * KIR_LANES + 64) +
+               kir_cache_groups(&kernel->cache, kernel->cache.v) * 2 * SYL_KV_PAGE * 4;
+    if (kernel->kind == KIR_FULL_ATTENTION) {
+        const kir_full_attention *a = &kernel->full_attention;
+        int64_t positions = syl_ceil_div(a->tokens, KIR_LANES) * KIR_LANES,
+                padded = syl_ceil_div(a->head_dim, KIR_LANES) * KIR_LANES;
+        return 64 + 4 * (a->head_dim * positions + a->tokens * padded + a->mr * (positions + padded + 16));
+    }
     syl_arena arena;
     syl_arena_init(&arena);
     int *stage = SYL_NEW_ARRAY(&arena, int, kernel->body.n);
@@ -179,7 +234,7 @@ int64_t kir_scratch(const kir_kernel *kernel) {
     int64_t rows = 1;
     for (size_t i = 0; i < kernel->body.n; i++) {
         if (keep[i]) rows += kernel->body.p[i].type == KIR_F64 ? 2 : 1;
-        if (is_transform(kernel->body.p[i].op)) rows++;
+        if (needs_scratch_row(kernel->body.p[i].op)) rows++;
     }
     syl_arena_free(&arena);
     return 64 + rows * syl_ceil_div(kernel->cols, KIR_LANES) * KIR_LANES * 4;
@@ -202,6 +257,9 @@ static bool uses_buffer(kir_op op) {
     case KIR_store_row:
     case KIR_append_k:
     case KIR_append_v:
+    case KIR_append_codes_k:
+    case KIR_append_codes_v:
+    case KIR_project:
     case KIR_rope:
         return true;
     default:
@@ -218,6 +276,8 @@ static bool shape_fits(kir_op op, kir_shape shape) {
         return shape == KIR_PER_COL;
     case KIR_append_k:
     case KIR_append_v:
+    case KIR_append_codes_k:
+    case KIR_append_codes_v:
         return shape == KIR_CACHE;
     default:
         return shape == KIR_MATRIX;
@@ -244,6 +304,13 @@ syl_status kir_verify(const kir_kernel *kernel, syl_diag *diag) {
         }
         if ((inst->op == KIR_store || inst->op == KIR_store_row) && !kernel->buffers.p[inst->buffer].written)
             return broken(diag, kernel, "store to a read-only buffer", i);
+        if (inst->op == KIR_project &&
+            (inst->second < 0 || inst->second >= n_buffers || !kernel->buffers.p[inst->buffer].written ||
+             kernel->buffers.p[inst->second].shape != KIR_MATRIX ||
+             kernel->buffers.p[inst->second].cols != kernel->cols))
+            return broken(diag, kernel, "no matrix to project by", i);
+        if (inst->op == KIR_low_rank && (kernel->kind != KIR_GEMM || kernel->branch.rank < 1))
+            return broken(diag, kernel, "low_rank without a branch", i);
         if (inst->op == KIR_acc && kernel->kind != KIR_GEMM)
             return broken(diag, kernel, "acc outside a GEMM", i);
         if (is_row_wide(inst->op) && kernel->kind != KIR_ROWS)
@@ -257,6 +324,11 @@ syl_status kir_verify(const kir_kernel *kernel, syl_diag *diag) {
         if (gemm->a >= n_buffers || gemm->w >= n_buffers || gemm->mr < 1 || gemm->nr < 1 || gemm->ku < 1 ||
             gemm->mblock < 1 || gemm->n < 1 || gemm->k < 1)
             return broken(diag, kernel, "bad GEMM parameters", 0);
+        const kir_branch *branch = &kernel->branch;
+        if (branch->rank && (branch->rank < 0 || branch->t < 0 || branch->t >= n_buffers || branch->u < 0 ||
+                             branch->u >= n_buffers || kernel->buffers.p[branch->t].cols != branch->rank ||
+                             kernel->buffers.p[branch->u].shape != KIR_PACKED))
+            return broken(diag, kernel, "bad low-rank branch", 0);
     }
     return SYL_OK;
 }
@@ -294,6 +366,9 @@ static void print_inst(const kir_kernel *kernel, int index, syl_text *out) {
     if (uses_buffer(inst->op)) syl_text_printf(out, " %s", kernel->buffers.p[inst->buffer].name);
     for (int a = 0; a < info->args; a++)
         syl_text_printf(out, "%s %%%d", a || uses_buffer(inst->op) ? "," : "", inst->args[a]);
+    if (inst->op == KIR_append_codes_k || inst->op == KIR_append_codes_v)
+        syl_text_printf(out, " clip %.17g", inst->f);
+    if (inst->op == KIR_project) syl_text_printf(out, ", %s", kernel->buffers.p[inst->second].name);
     if (inst->op == KIR_imm) syl_text_printf(out, " %.17g", inst->f);
     if (inst->op == KIR_table) syl_text_printf(out, " t%d", inst->table);
     if (inst->op == KIR_hadamard) {
@@ -301,6 +376,7 @@ static void print_inst(const kir_kernel *kernel, int index, syl_text *out) {
         for (int i = 0; i < inst->n_factors; i++)
             syl_text_printf(out, "%s%lld", i ? "x" : " ", (long long)inst->factors[i]);
     }
+    if (inst->op == KIR_head_norm) syl_text_printf(out, " heads %d eps %.17g", inst->heads, inst->f);
     if (inst->op == KIR_rope)
         syl_text_printf(out, " heads %d dims %d %s", inst->heads, inst->dims,
                         inst->interleaved ? "interleaved" : "half");
@@ -331,13 +407,23 @@ static void print_body(const kir_kernel *kernel, syl_text *out) {
     syl_arena_free(&arena);
 }
 
+static void print_codes(const kir_cache *cache, kir_codes codes, syl_text *out) {
+    if (codes.bits)
+        syl_text_printf(out, " %d bits by %d", codes.bits, codes.group);
+    else
+        syl_text_printf(out, " %s", type_names[cache->elem]);
+}
+
 void kir_print(const kir_kernel *kernel, syl_text *out) {
-    static const char *const kinds[] = {"rows", "gemm", "attention"};
+    static const char *const kinds[] = {"rows", "gemm", "attention", "full_attention"};
     syl_text_printf(out, "%s @%s {\n", kinds[kernel->kind], kernel->name);
     for (size_t i = 0; i < kernel->buffers.n; i++) print_buffer(&kernel->buffers.p[i], out);
-    if (kernel->cache_heads)
-        syl_text_printf(out, "  cache heads %d dim %d : %s\n", kernel->cache_heads, kernel->cache_dim,
-                        type_names[kernel->cache_elem]);
+    if (kernel->cache.heads) {
+        syl_text_printf(out, "  cache heads %d dim %d : ", kernel->cache.heads, kernel->cache.dim);
+        print_codes(&kernel->cache, kernel->cache.k, out);
+        print_codes(&kernel->cache, kernel->cache.v, out);
+        syl_text_printf(out, "\n");
+    }
     for (size_t i = 0; i < kernel->tables.n; i++) {
         syl_text_printf(out, "  t%zu = [", i);
         for (int64_t k = 0; k < kernel->tables.p[i].n; k++)
@@ -348,14 +434,31 @@ void kir_print(const kir_kernel *kernel, syl_text *out) {
     if (kernel->kind == KIR_GEMM) {
         const kir_gemm *g = &kernel->gemm;
         syl_text_printf(out,
-                        "  acc = sum_k %s[i, k] * %s[n, k] : n %lld k %lld dot %s tile %dx%dx%d block %d\n",
+                        "  acc = sum_k %s[i, k] * %s[n, k] : n %lld k %lld dot %s tile %dx%dx%d block %d",
                         kernel->buffers.p[g->a].name, kernel->buffers.p[g->w].name, (long long)g->n,
                         (long long)g->k, dot_names[g->dot], g->mr, g->nr, g->ku, g->mblock);
+        if (g->codes.bits) syl_text_printf(out, " codes of %d bits", g->codes.bits);
+        if (g->codes.group)
+            syl_text_printf(out, " in groups of %d%s", g->codes.group,
+                            g->codes.two_level ? ", two levels" : "");
+        syl_text_printf(out, "\n");
     }
+    if (kernel->branch.rank)
+        syl_text_printf(out, "  low_rank = sum_r %s[i, r] * %s[n, r] : rank %lld\n",
+                        kernel->buffers.p[kernel->branch.t].name, kernel->buffers.p[kernel->branch.u].name,
+                        (long long)kernel->branch.rank);
     if (kernel->kind == KIR_ATTENTION) {
         const kir_attention *a = &kernel->attention;
         syl_text_printf(out, "  heads %d kv_heads %d head_dim %d scale %.17g rows together %d\n", a->heads,
                         a->kv_heads, a->head_dim, a->scale, a->mr);
+    }
+    if (kernel->kind == KIR_FULL_ATTENTION) {
+        const kir_full_attention *a = &kernel->full_attention;
+        syl_text_printf(
+            out, "  %s, %s, %s -> %s : heads %d head_dim %lld tokens %lld scale %.17g rows together %d\n",
+            kernel->buffers.p[a->q].name, kernel->buffers.p[a->k].name, kernel->buffers.p[a->v].name,
+            kernel->buffers.p[a->out].name, a->heads, (long long)a->head_dim, (long long)a->tokens, a->scale,
+            a->mr);
     }
     if (kernel->body.n) print_body(kernel, out);
     syl_text_printf(out, "}\n");

@@ -4,6 +4,7 @@
  *   ROWS       a row-wise kernel over `rows` rows of `cols` columns: the body is the whole kernel
  *   GEMM       a main loop acc[i, n] = sum over k of a[i, k] * w[n, k], then the body as its epilogue
  *   ATTENTION  causal attention over the paged KV cache; no body
+ *   FULL_ATTENTION  attention within sequences of a fixed number of consecutive rows; no body
  * Kernels are compared and cached by their printed text (kir_print), so equal layers share code: whatever
  * changes the generated code must be printed. */
 #ifndef SYL_CODEGEN_KIR_H
@@ -59,13 +60,14 @@ typedef struct kir_inst {
     kir_type type;          /* of the result register */
     kir_role role;          /* of the result */
     int args[3];            /* instruction numbers, each smaller than its own */
-    int buffer;             /* loads, stores, append, rope; else -1 */
-    double f;               /* imm */
+    int buffer;             /* loads, stores, append, rope, project; else -1 */
+    int second;             /* project: the buffer of d */
+    double f;               /* imm; head_norm: eps; append_codes: clip */
     int table;              /* table */
     const int64_t *factors; /* hadamard */
     int n_factors;
     bool transpose;
-    int heads, dims; /* rope */
+    int heads, dims; /* rope; head_norm: heads */
     bool interleaved;
 } kir_inst;
 
@@ -74,7 +76,20 @@ typedef struct kir_table {
     const double *values;
 } kir_table;
 
-typedef enum kir_kind { KIR_ROWS, KIR_GEMM, KIR_ATTENTION } kir_kind;
+/* How keys or values are stored. bits 0: as elements. bits 4 or 8: codes with a scale and a zero point for each
+ * `group` features of a head. */
+typedef struct kir_codes {
+    int bits, group;
+} kir_codes;
+
+/* One layer of the KV cache. */
+typedef struct kir_cache {
+    int heads, dim; /* kv heads, features of each; 0 where a kernel uses no cache */
+    kir_type elem;  /* F32, BF16 or F16: of what is not quantized */
+    kir_codes k, v;
+} kir_cache;
+
+typedef enum kir_kind { KIR_ROWS, KIR_GEMM, KIR_ATTENTION, KIR_FULL_ATTENTION } kir_kind;
 
 /* How the products of the main loop are formed on the target. */
 typedef enum kir_dot {
@@ -85,14 +100,30 @@ typedef enum kir_dot {
                      k] */
 } kir_dot;
 
+/* How a GEMM's weights are coded. bits 0: as elements of the buffer's type. bits 4: codes that stand for INT8, as the
+ * weight types of ir/types.def say; `group` values along k have parameters of their own: two_level, an integer scale
+ * and a zero point inside INT8; else an f32 scale, by which each group's sum is multiplied. */
+typedef struct kir_weight_codes {
+    int bits, group;
+    bool two_level;
+} kir_weight_codes;
+
 typedef struct kir_gemm {
     int a, w; /* buffers */
     int64_t n, k;
+    kir_weight_codes codes;
     kir_dot dot;
     int mr, nr,
         ku;     /* micro tile: mr rows x nr columns, ku values of k a step; remaining rows run with 1 row */
     int mblock; /* rows of a task */
 } kir_gemm;
+
+/* A second product with the same tile, added in the epilogue: low_rank[i, n] = sum over r < rank of t[i, r] * u[n, r], by f32 fma,
+ * r in order. rank 0: there is none. */
+typedef struct kir_branch {
+    int t, u; /* buffers: f32 or bf16 [rows, rank]; packed with the nr of the main loop, ku 1 */
+    int64_t rank;
+} kir_branch;
 
 typedef struct kir_attention {
     int q, out, cache, pos, seq; /* buffers */
@@ -100,6 +131,14 @@ typedef struct kir_attention {
     double scale;
     int mr; /* query rows sharing a pass over the keys when they are of one sequence */
 } kir_attention;
+
+typedef struct kir_full_attention {
+    int q, k, v, out; /* buffers */
+    int heads;
+    int64_t head_dim, tokens; /* rows of a sequence */
+    double scale;
+    int mr; /* query rows sharing a pass over the keys */
+} kir_full_attention;
 
 typedef struct kir_kernel {
     kir_kind kind;
@@ -109,23 +148,41 @@ typedef struct kir_kernel {
     SYL_VEC(kir_inst) body;
     SYL_VEC(kir_table) tables;
     kir_gemm gemm;
+    kir_branch branch; /* GEMM */
     kir_attention attention;
-    kir_type cache_elem; /* element of the KV cache, where one is used: F32 or BF16 */
-    int cache_heads, cache_dim;
+    kir_full_attention full_attention;
+    kir_cache cache;
 } kir_kernel;
 
 enum { KIR_LANES = 16, SYL_KV_PAGE = 64 };
 
+/* Where the parts of one kv head lie, in bytes from its begin in a page of SYL_KV_PAGE positions:
+ *   keys    [head_dim][SYL_KV_PAGE] elements or 8-bit codes; 4 bits: [head_dim / 2, rounded up][SYL_KV_PAGE] bytes
+ *   values  [SYL_KV_PAGE][head_dim], likewise
+ *   for each group of keys, then of values: scales bf16[SYL_KV_PAGE], zero points u8[SYL_KV_PAGE]
+ * A byte of 4-bit codes holds features 2i (low half) and 2i + 1 of one position, so that no two positions share a
+ * byte. Every part is a multiple of 64 bytes. */
+typedef struct kir_cache_layout {
+    int64_t values, k_groups, v_groups, size;
+} kir_cache_layout;
+enum { KIR_GROUP_BYTES = 3 * SYL_KV_PAGE, KIR_GROUP_ZEROS = 2 * SYL_KV_PAGE };
+
+int64_t kir_cache_unit(const kir_cache *cache,
+                       kir_codes codes); /* bytes of an element or of one or two codes */
+int64_t kir_cache_units(const kir_cache *cache, kir_codes codes); /* of the features of a position */
+int64_t kir_cache_groups(const kir_cache *cache,
+                         kir_codes codes); /* of a head; 0 where it is not quantized */
+kir_cache_layout kir_cache_layout_of(const kir_cache *cache);
+
 /* One layer of the KV cache as kernels see it. A page holds SYL_KV_PAGE positions of one sequence for all
- * layers: [layer][kv_head]{ K: [head_dim][SYL_KV_PAGE], V: [SYL_KV_PAGE][head_dim] } elements. Pages start
- * zeroed. */
+ * layers: [layer][kv_head] of kir_cache_layout. Pages start zeroed. */
 typedef struct syl_kv_view {
     void *const *pages;   /* page number -> memory */
     const int32_t *table; /* [sequences][table_stride]: page number of position p of sequence s is table[s *
                              table_stride + p / SYL_KV_PAGE] */
     int64_t table_stride;
-    int64_t layer_offset; /* elements from the start of a page to this layer's keys: a view is of one layer,
-                             so layers share code */
+    int64_t layer_offset; /* bytes from the start of a page to this layer: a view is of one layer, so layers
+                             share code */
 } syl_kv_view;
 
 /* The generated function. buffers[i] is the i-th buffer (KIR_CACHE: const syl_kv_view *). Tasks [begin, end)
@@ -138,6 +195,11 @@ typedef void (*kir_function)(void *const *buffers, int64_t rows, int64_t begin, 
  * heads). */
 int64_t kir_tasks(const kir_kernel *kernel, int64_t rows);
 int64_t kir_scratch(const kir_kernel *kernel);
+/* GEMM: the type of the sums that reach the epilogue, and whether groups are scaled in f32 on the way. */
+kir_type kir_acc_type(const kir_gemm *gemm);
+bool kir_scaled_groups(const kir_weight_codes *codes);
+/* GEMM with 4-bit weights: bytes from the start of the scratch to the place of an expanded panel. */
+int64_t kir_panel_scratch(const kir_gemm *gemm);
 
 /* Appends an instruction, computing role (and type where it follows from the operands); returns its number.
  */

@@ -21,11 +21,8 @@ kir_type lower_elem(syl_dtype dtype) {
         return KIR_F16;
     case SYL_i32:
         return KIR_I32;
-    case SYL_int8_token:
-    case SYL_int8_channel:
-        return KIR_I8;
     default:
-        return KIR_F32;
+        return syl_dtypes[dtype].class == SYL_CLASS_QUANT ? KIR_I8 : KIR_F32;
     }
 }
 
@@ -198,7 +195,9 @@ static syl_status lower_results(lower_ctx *ctx, const syl_op *fused) {
         const syl_value *inner = syl_operand(yield, i), *result = &fused->results[i];
         if (result->type.kind == SYL_KV || syl_op_is(inner->def, SYL_OP_quantize))
             continue; /* appended and stored by their ops */
-        if (syl_op_is(inner->def, SYL_OP_attention)) continue;
+        if (ctx->kernel->kind == KIR_ROWS && syl_op_is(inner->def, SYL_OP_linear))
+            continue; /* so is a projection */
+        if (syl_op_is(inner->def, SYL_OP_attention) || syl_op_is(inner->def, SYL_OP_full_attention)) continue;
         lower_place place;
         int inst;
         SYL_TRY(lower_find_place(ctx, result, &place));
@@ -283,15 +282,19 @@ static syl_status lower_region(lower_ctx *ctx, const syl_op *fused) {
     const syl_op *yield = fused->body->last;
     if (!syl_op_is(yield, SYL_OP_yield) || yield->n_operands != fused->n_results || fused->n_results == 0)
         return lower_refuse(ctx, fused, "the region yields nothing");
-    ctx->kernel->kind = find_in(fused->body, SYL_OP_linear)      ? KIR_GEMM
-                        : find_in(fused->body, SYL_OP_attention) ? KIR_ATTENTION
-                                                                 : KIR_ROWS;
+    ctx->branch = NULL;
+    ctx->kernel->kind = find_in(fused->body, SYL_OP_quantize)         ? KIR_ROWS
+                        : find_in(fused->body, SYL_OP_linear)         ? KIR_GEMM
+                        : find_in(fused->body, SYL_OP_attention)      ? KIR_ATTENTION
+                        : find_in(fused->body, SYL_OP_full_attention) ? KIR_FULL_ATTENTION
+                                                                      : KIR_ROWS;
     ctx->kernel->gemm.dot = KIR_DOT_F32;
 
     syl_rows rows;
     SYL_TRY(rows_of(ctx, fused, &rows));
     SYL_TRY(claim_slots(ctx, fused, rows));
     for (const syl_op *op = fused->body->first; op != yield; op = op->next) SYL_TRY(lower_op(ctx, op));
+    SYL_TRY(lower_branch(ctx));
     SYL_TRY(lower_results(ctx, fused));
     SYL_TRY(kir_verify(ctx->kernel, ctx->diag));
 
@@ -320,15 +323,21 @@ static void intern_kernel(lower_ctx *ctx, syl_map *kernels, syl_arena *scratch) 
     ctx->plan->steps.p[ctx->plan->steps.n - 1].kernel = (int)(uintptr_t)*slot - 1;
 }
 
+enum { max_layers = 1 << 16, max_heads = 1 << 16, max_head = 4096 }; /* of a KV cache */
+
 static syl_status find_arguments(lower_ctx *ctx) {
     syl_plan *plan = ctx->plan;
     for (int i = 0; i < ctx->func->n_args; i++) {
         const syl_type *type = &ctx->func->args[i].type;
         if (type->kind == SYL_KV) {
-            plan->cache_elem = lower_elem(type->dtype);
+            if (type->dims[0].size > max_layers || type->dims[1].size > max_heads ||
+                type->dims[2].size > max_head)
+                return syl_error(
+                    ctx->diag, SYL_ERR_lower_unsupported, ctx->func->loc,
+                    "argument %d of @%s: a KV cache has at most %d layers and %d heads of %d features", i,
+                    ctx->func->name, max_layers, max_heads, max_head);
             plan->cache_layers = (int)type->dims[0].size;
-            plan->cache_heads = (int)type->dims[1].size;
-            plan->cache_dim = (int)type->dims[2].size;
+            plan->cache = lower_cache(type);
             continue;
         }
         const char *symbol = type->dims[0].symbol;

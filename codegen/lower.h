@@ -29,6 +29,7 @@ typedef struct lower_ctx {
     syl_arena *arena; /* the plan's */
     /* the kernel being made */
     kir_kernel *kernel;
+    const syl_op *branch; /* its low-rank up-projection, or NULL */
     SYL_VEC(syl_plan_arg) args;
     SYL_VEC(lower_binding) bindings;
 } lower_ctx;
@@ -52,6 +53,15 @@ void lower_bind(lower_ctx *ctx, const syl_value *value, int inst);
 /* Emits the instructions of one op inside a region. */
 SYL_NODISCARD syl_status lower_op(lower_ctx *ctx, const syl_op *op);
 
+/* Once all ops are lowered and the tile is known: the buffers of the low-rank branch, if there is one (lower_low_rank.c). */
+SYL_NODISCARD syl_status lower_branch(lower_ctx *ctx);
+/* True for a linear that stands beside the main one of its region, and lowering it; the same for the down-projection in a row-wise region. */
+bool lower_is_branch(const syl_op *linear);
+SYL_NODISCARD syl_status lower_branch_term(lower_ctx *ctx, const syl_op *linear);
+SYL_NODISCARD syl_status lower_projection(lower_ctx *ctx, const syl_op *linear);
+/* The result of its region that an op's result is yielded as, or NULL. */
+const syl_value *lower_yielded(const syl_op *op);
+
 /* Short forms of kir_emit. */
 int lower_emit1(lower_ctx *ctx, kir_op op, int a);
 int lower_emit2(lower_ctx *ctx, kir_op op, int a, int b);
@@ -59,6 +69,7 @@ int lower_imm(lower_ctx *ctx, double value);
 int lower_load(lower_ctx *ctx, kir_op op, int buffer);
 
 kir_type lower_elem(syl_dtype dtype);
+kir_cache lower_cache(const syl_type *kv);
 /* The last dimension of a tensor type (its columns; 1 for a vector). */
 int64_t lower_cols(const syl_type *type);
 

@@ -58,6 +58,7 @@ typedef struct syl_plan_weight {
     bool packed;        /* else as stored */
     kir_dot dot;        /* packed: for which main loop, with nr and ku */
     int nr, ku;
+    kir_weight_codes codes; /* packed: codes of 4 bits, their groups' parameters packed with them */
 } syl_plan_weight;
 
 typedef struct syl_plan {
@@ -70,8 +71,8 @@ typedef struct syl_plan {
     const char *symbols[2]; /* row symbols in order of appearance among the arguments */
     int n_symbols;
     int64_t vocab; /* columns of the first result */
-    kir_type cache_elem;
-    int cache_layers, cache_heads, cache_dim;
+    int cache_layers;
+    kir_cache cache; /* of each layer */
 } syl_plan;
 
 /* Lowers @forward of a fused, materialized, verified module. Checks that values sharing a slot are never live

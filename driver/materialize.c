@@ -1,13 +1,11 @@
 /* The work of materialize (materialize.h): evaluating blocks of rows and rounding them. The roots and their
- * expressions are found in materialize_plan.c.
+ * expressions are found in materialize_plan.c, the work is handed out in materialize_run.c.
  *
  * A value is a matrix of `rows` x `cols` doubles; a vector has one column. Rows [begin, end) of a value are
  * computed from rows of its operands: the same rows where the op works along axis 1 or element by element,
- * whole Hadamard blocks of rows where it transforms axis 0. Blocks of a root are cut at multiples of its
- * granule, so that no row is computed twice. */
+ * whole Hadamard blocks of rows where it transforms axis 0, the whole operand where it is decomposed. Blocks of
+ * a root are cut at multiples of its granule (materialize_run.c), so that no row is computed twice. */
 #include <math.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,19 +14,7 @@
 #include "base/size.h"
 #include "driver/materialize_plan.h"
 #include "ir/ref/ref.h"
-
-enum { BLOCK_ELEMENTS = 256 << 10 };
-
-typedef struct run_state {
-    syl_materializer *m;
-    syl_materialize_sink sink;
-    void *sink_user;
-    syl_materialize_progress progress;
-    void *progress_user;
-    pthread_mutex_t lock; /* progress */
-    int64_t done, total;  /* elements */
-    atomic_int status;    /* of the first failure */
-} run_state;
+#include "runtime/artifact.h"
 
 static syl_status no_memory(run_state *run, const char *name) {
     return syl_error(run->m->diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory to evaluate \"%s\"", name);
@@ -150,6 +136,48 @@ static syl_status evaluate_concat(run_state *run, const mat_node *node, int64_t 
     return SYL_OK;
 }
 
+/* The factors of a split, found once. */
+syl_status mat_find_factors(run_state *run, const mat_node *node) {
+    mat_factors *factors = node->factors;
+    const mat_node *input = node->inputs[0];
+    int64_t rank = syl_attr_int(node->op, "rank");
+    syl_status status = SYL_OK;
+    pthread_mutex_lock(&factors->lock);
+    if (!factors->d) {
+        double *w = make_block(input->rows, input->cols);
+        double *u = make_block(input->rows, rank), *d = make_block(rank, input->cols);
+        if (!w || !u || !d) status = no_memory(run, "low_rank_split");
+        if (status == SYL_OK) status = evaluate(run, input, 0, input->rows, w);
+        if (status == SYL_OK) status = syl_ref_low_rank_factors(node->op, run->m->diag, w, u, d);
+        free(w);
+        if (status == SYL_OK) {
+            factors->u = u;
+            factors->d = d;
+        } else {
+            free(u);
+            free(d);
+        }
+    }
+    pthread_mutex_unlock(&factors->lock);
+    return status;
+}
+
+/* Results: 0 is U, 1 is D, 2 is R = W - U D. */
+static syl_status evaluate_split(run_state *run, const mat_node *node, int64_t begin, int64_t end,
+                                 double *out) {
+    SYL_TRY(mat_find_factors(run, node));
+    const mat_factors *factors = node->factors;
+    if (node->result < 2) {
+        const double *all = node->result == 0 ? factors->u : factors->d;
+        memcpy(out, all + begin * node->cols, (size_t)((end - begin) * node->cols) * sizeof *out);
+        return SYL_OK;
+    }
+    SYL_TRY(evaluate(run, node->inputs[0], begin, end, out));
+    syl_ref_low_rank_residual(node->op, end - begin, factors->u + begin * syl_attr_int(node->op, "rank"),
+                              factors->d, out);
+    return SYL_OK;
+}
+
 static syl_status evaluate(run_state *run, const mat_node *node, int64_t begin, int64_t end, double *out) {
     int64_t from = syl_attr_int(node->op, "begin");
     switch (node->op->code) {
@@ -163,6 +191,8 @@ static syl_status evaluate(run_state *run, const mat_node *node, int64_t begin, 
         return evaluate_hadamard(run, node, begin, end, out);
     case SYL_OP_concat:
         return evaluate_concat(run, node, begin, end, out);
+    case SYL_OP_low_rank_split:
+        return evaluate_split(run, node, begin, end, out);
     case SYL_OP_slice:
         if (node->axis == 0) return evaluate(run, node->inputs[0], begin + from, end + from, out);
         return evaluate_columns(run, node->inputs[0], begin, end, from, node->cols, out, node->cols, 0);
@@ -180,27 +210,45 @@ static syl_status too_large(run_state *run, const mat_root *root, double value) 
                      syl_dtypes[root->dtype].name);
 }
 
+/* Two 4-bit codes a byte, the low half first, in place. */
+static void pack_codes(int8_t *codes, int64_t n) {
+    uint8_t *bytes = (uint8_t *)codes;
+    for (int64_t i = 0; i < n / 2; i++)
+        bytes[i] = (uint8_t)((codes[2 * i] & 15) | (codes[2 * i + 1] & 15) << 4);
+}
+
 static syl_status store_quantized(run_state *run, const mat_root *root, int64_t begin, int64_t end,
                                   const double *x) {
-    int64_t rows = end - begin, cols = root->node->cols;
-    int8_t *codes = syl_alloc_aligned((size_t)(rows * cols));
-    float *scales = syl_alloc_aligned((size_t)rows * sizeof *scales);
+    const syl_dtype_info *info = &syl_dtypes[root->dtype];
+    int64_t rows = end - begin, cols = root->node->cols, groups = syl_row_groups(root->dtype, cols);
+    int64_t scales = info->row_scale ? 1 : groups; /* of a row */
+    syl_ref_codes out = {syl_alloc_aligned((size_t)(rows * cols)),
+                         syl_alloc_aligned((size_t)(rows * scales) * sizeof *out.scales),
+                         syl_alloc_aligned((size_t)(rows * groups)),
+                         syl_alloc_aligned((size_t)(rows * groups))};
     bool mse = strcmp(syl_attr_str(root->op, "clip"), "mse") == 0;
     syl_status status = SYL_OK;
-    if (!codes || !scales || !syl_ref_quantize(x, rows, cols, mse, codes, scales))
+    if (!out.codes || !out.scales || !out.group_scale || !out.group_zero ||
+        !syl_ref_quantize(x, rows, cols, root->dtype, mse, &out))
         status = no_memory(run, root->name);
-    for (int64_t i = 0; status == SYL_OK && i < rows; i++) {
-        if (!isfinite(scales[i])) status = too_large(run, root, x[i * cols]);
+    for (int64_t i = 0; status == SYL_OK && i < rows * scales; i++) {
+        if (!isfinite(out.scales[i])) status = too_large(run, root, x[i * (cols / scales)]);
     }
-    if (status == SYL_OK)
-        status =
-            run->sink(run->sink_user, root->name, 0, (size_t)(begin * cols), codes, (size_t)(rows * cols));
-    if (status == SYL_OK) {
-        status = run->sink(run->sink_user, root->name, 1, (size_t)begin * sizeof *scales, scales,
-                           (size_t)rows * sizeof *scales);
-    }
-    free(codes);
-    free(scales);
+    if (status == SYL_OK && info->bits == 4) pack_codes(out.codes, rows * cols);
+    const struct {
+        const void *data;
+        int64_t row_bytes;
+    } parts[SYL_STORED_PARTS] = {{out.codes, cols * info->bits / 8},
+                                 {out.scales, scales * (int64_t)sizeof *out.scales},
+                                 {out.group_scale, groups},
+                                 {out.group_zero, groups}};
+    for (int p = 0; p < (info->two_level ? 4 : 2) && status == SYL_OK; p++)
+        status = run->sink(run->sink_user, root->name, p, (size_t)(begin * parts[p].row_bytes), parts[p].data,
+                           (size_t)(rows * parts[p].row_bytes));
+    free(out.codes);
+    free(out.scales);
+    free(out.group_scale);
+    free(out.group_zero);
     return status;
 }
 
@@ -225,7 +273,7 @@ static syl_status store_float(run_state *run, const mat_root *root, int64_t begi
                      (size_t)n * size);
 }
 
-static syl_status run_task(run_state *run, const mat_task *task) {
+syl_status mat_run_task(run_state *run, const mat_task *task) {
     const mat_root *root = &run->m->roots.p[task->root];
     double *block = make_block(task->end - task->begin, root->node->cols);
     if (!block) return no_memory(run, root->name);
@@ -237,66 +285,4 @@ static syl_status run_task(run_state *run, const mat_task *task) {
     }
     free(block);
     return status;
-}
-
-static void run_tasks(void *user, int64_t begin, int64_t end, int thread) {
-    (void)thread;
-    run_state *run = user;
-    for (int64_t t = begin; t < end; t++) {
-        if (atomic_load_explicit(&run->status, memory_order_relaxed) != SYL_OK) return;
-        const mat_task *task = &run->m->tasks.p[t];
-        syl_status status = run_task(run, task);
-        if (status != SYL_OK) {
-            int expected = SYL_OK;
-            atomic_compare_exchange_strong(&run->status, &expected, status);
-            return;
-        }
-        pthread_mutex_lock(&run->lock);
-        run->done += (task->end - task->begin) * run->m->roots.p[task->root].node->cols;
-        if (run->progress) run->progress(run->progress_user, run->done, run->total);
-        pthread_mutex_unlock(&run->lock);
-    }
-}
-
-/* ---- the whole ---- */
-
-static int64_t greatest_divisor(int64_t a, int64_t b) {
-    return b ? greatest_divisor(b, a % b) : a;
-}
-
-/* The row count that blocks of `node` should be multiples of; at most its rows. */
-static int64_t granule(const mat_node *node) {
-    int64_t result = node->op->code == SYL_OP_hadamard && node->axis == 0 ? node->block : 1;
-    int n = node->op->code == SYL_OP_scale ? 1 : node->n_inputs;
-    for (int i = 0; i < n; i++) {
-        int64_t g = granule(node->inputs[i]);
-        result = result / greatest_divisor(result, g) * g;
-        if (result >= node->rows) return node->rows;
-    }
-    return result;
-}
-
-static void cut_into_tasks(syl_materializer *m) {
-    m->tasks.n = 0;
-    for (size_t r = 0; r < m->roots.n; r++) {
-        const mat_node *node = m->roots.p[r].node;
-        int64_t unit = granule(node), rows = syl_ceil_div(BLOCK_ELEMENTS, node->cols);
-        rows = syl_ceil_div(rows, unit) * unit;
-        for (int64_t begin = 0; begin < node->rows; begin += rows) {
-            int64_t end = begin + rows < node->rows ? begin + rows : node->rows;
-            SYL_PUSH(&m->arena, &m->tasks, (mat_task){r, begin, end});
-        }
-    }
-}
-
-syl_status syl_materialize_run(syl_materializer *m, syl_pool *pool, syl_materialize_sink sink,
-                               void *sink_user, syl_materialize_progress progress, void *progress_user) {
-    cut_into_tasks(m);
-    run_state run = {
-        .m = m, .sink = sink, .sink_user = sink_user, .progress = progress, .progress_user = progress_user};
-    for (size_t r = 0; r < m->roots.n; r++) run.total += m->roots.p[r].node->rows * m->roots.p[r].node->cols;
-    pthread_mutex_init(&run.lock, NULL);
-    syl_pool_for(pool, (int64_t)m->tasks.n, 1, run_tasks, &run);
-    pthread_mutex_destroy(&run.lock);
-    return (syl_status)atomic_load(&run.status);
 }

@@ -42,6 +42,17 @@ static syl_status check_weight(const syl_materializer *m, const syl_op *op) {
                      syl_attr_str(op, "name"));
 }
 
+/* Of all results of a low_rank_split. */
+static mat_factors *factors_of(syl_materializer *m, const syl_op *op) {
+    void **slot = syl_map_slot(&m->factors, &op, sizeof op, NULL);
+    if (!*slot) {
+        mat_factors *factors = SYL_NEW(&m->arena, mat_factors);
+        pthread_mutex_init(&factors->lock, NULL);
+        *slot = factors;
+    }
+    return *slot;
+}
+
 /* The node of a real value. A verified module has no cycles, so the recursion ends. */
 static syl_status node_of(syl_materializer *m, const syl_value *value, mat_node **out) {
     const syl_op *op = value->def;
@@ -49,7 +60,7 @@ static syl_status node_of(syl_materializer *m, const syl_value *value, mat_node 
         return syl_error(m->diag, SYL_ERR_materialize_real, op ? op->loc : SYL_NOWHERE,
                          "a real value must come from a weight op");
     }
-    void **slot = syl_map_slot(&m->nodes, &op, sizeof op, NULL);
+    void **slot = syl_map_slot(&m->nodes, &value, sizeof value, NULL);
     if (*slot) {
         *out = *slot;
         return SYL_OK;
@@ -62,6 +73,7 @@ static syl_status node_of(syl_materializer *m, const syl_value *value, mat_node 
     }
     mat_node *node = SYL_NEW(&m->arena, mat_node);
     node->op = op;
+    node->result = value->index;
     node->rows = type->dims[0].size;
     node->cols = type->rank == 2 ? type->dims[1].size : 1;
     node->axis = (int)syl_attr_int(op, "axis");
@@ -77,7 +89,8 @@ static syl_status node_of(syl_materializer *m, const syl_value *value, mat_node 
     node->n_inputs = op->n_operands;
     node->inputs = SYL_NEW_ARRAY(&m->arena, mat_node *, (size_t)op->n_operands);
     for (int i = 0; i < op->n_operands; i++) SYL_TRY(node_of(m, syl_operand(op, i), &node->inputs[i]));
-    *syl_map_slot(&m->nodes, &op, sizeof op, NULL) = node; /* the slot may have moved */
+    if (op->code == SYL_OP_low_rank_split) node->factors = factors_of(m, op);
+    *syl_map_slot(&m->nodes, &value, sizeof value, NULL) = node; /* the slot may have moved */
     *out = node;
     return SYL_OK;
 }
@@ -94,11 +107,18 @@ static void collect_names(const mat_node *node, syl_map *names) {
     for (int i = 0; i < n; i++) collect_names(node->inputs[i], names);
 }
 
-static bool name_free(const syl_materializer *m, const char *name, const char *scale) {
-    return !syl_map_get_str(&m->names, name) && !syl_map_get_str(&m->names, scale);
+/* Takes the names of a tensor's parts, or none of them where one is taken. */
+static bool take_names(syl_materializer *m, const char *name, int parts) {
+    const char *full[SYL_STORED_PARTS];
+    for (int p = 0; p < parts; p++) {
+        full[p] = syl_arena_printf(&m->arena, "%s%s", name, syl_artifact_suffixes[p]);
+        if (syl_map_get_str(&m->names, full[p])) return false;
+    }
+    for (int p = 0; p < parts; p++) *syl_map_slot(&m->names, full[p], strlen(full[p]), NULL) = (void *)1;
+    return true;
 }
 
-static syl_status name_root(syl_materializer *m, mat_root *root) {
+static syl_status name_root(syl_materializer *m, mat_root *root, int parts) {
     syl_map leaves;
     syl_map_init(&leaves, &m->arena);
     collect_names(root->node, &leaves);
@@ -110,13 +130,8 @@ static syl_status name_root(syl_materializer *m, mat_root *root) {
         return syl_error(m->diag, SYL_ERR_materialize_name, root->op->loc,
                          "the name \"%.60s...\" has %zu characters", text.p, text.n);
     }
-    const char *name = text.p, *scale = syl_arena_printf(&m->arena, "%s.scale", name);
-    for (int i = 2; !name_free(m, name, scale); i++) {
-        name = syl_arena_printf(&m->arena, "%s.%d", text.p, i);
-        scale = syl_arena_printf(&m->arena, "%s.scale", name);
-    }
-    *syl_map_slot(&m->names, name, strlen(name), NULL) = (void *)1;
-    if (syl_dtypes[root->dtype].row_scale) *syl_map_slot(&m->names, scale, strlen(scale), NULL) = (void *)1;
+    const char *name = text.p;
+    for (int i = 2; !take_names(m, name, parts); i++) name = syl_arena_printf(&m->arena, "%s.%d", text.p, i);
     root->name = name;
     return SYL_OK;
 }
@@ -147,8 +162,13 @@ static syl_status replace_root(syl_materializer *m, syl_module *module, syl_op *
         return syl_error(m->diag, SYL_ERR_artifact_type, op->loc, "a value of type %s cannot be stored",
                          syl_dtypes[root.dtype].name);
     }
+    root.shape.parts = stored.parts;
+    for (int p = 0; p < stored.parts; p++) {
+        root.shape.size[p] = syl_st_dtype_size(stored.part[p].dtype);
+        for (int i = 0; i < stored.part[p].rank; i++) root.shape.size[p] *= (size_t)stored.part[p].shape[i];
+    }
     SYL_TRY(node_of(m, syl_operand(op, 0), &root.node));
-    SYL_TRY(name_root(m, &root));
+    SYL_TRY(name_root(m, &root, stored.parts));
     syl_builder b = syl_build_before(module, op);
     b.loc = op->loc;
     syl_value *value = syl_build(&b, SYL_OP_materialized, syl_result(op)->type, 0);
@@ -174,8 +194,9 @@ static void erase_weight_side(syl_block *block) {
     for (syl_op *op = block->last, *prev; op; op = prev) {
         prev = op->prev;
         if (op->body) erase_weight_side(op->body);
-        bool weight_side = op->n_results == 1 && (is_real(syl_result(op)) || is_root(op));
-        if (weight_side && !syl_result(op)->uses) syl_op_erase(op);
+        bool weight_side = op->n_results > 0 && (is_real(syl_result(op)) || is_root(op));
+        for (int i = 0; i < op->n_results; i++) weight_side = weight_side && !op->results[i].uses;
+        if (weight_side) syl_op_erase(op);
     }
 }
 
@@ -204,6 +225,7 @@ syl_status syl_materialize_begin(syl_module *module, syl_diag *diag, syl_materia
     m->diag = diag;
     syl_map_init(&m->nodes, &m->arena);
     syl_map_init(&m->names, &m->arena);
+    syl_map_init(&m->factors, &m->arena);
     *syl_map_slot(&m->names, SYL_ARTIFACT_TOKENIZER, strlen(SYL_ARTIFACT_TOKENIZER), NULL) = (void *)1;
     syl_status status = begin(m, module);
     if (status != SYL_OK) {
@@ -217,6 +239,12 @@ syl_status syl_materialize_begin(syl_module *module, syl_diag *diag, syl_materia
 void syl_materialize_end(syl_materializer *m) {
     if (!m) return;
     for (size_t i = 0; i < m->n_sources; i++) syl_weights_close(m->sources[i]);
+    for (size_t i = 0; i < m->factors.entries.n; i++) {
+        mat_factors *factors = m->factors.entries.p[i].value;
+        free(factors->u);
+        free(factors->d);
+        pthread_mutex_destroy(&factors->lock);
+    }
     syl_arena_free(&m->arena);
     free(m);
 }

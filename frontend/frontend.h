@@ -14,7 +14,7 @@ typedef struct syl_model {
 } syl_model;
 
 /* Writes the graph JSON of a checkpoint. Paths of weight files in it are relative to `graph_path` (where the
- * text will be stored; NULL: absolute paths). Supported: GGUF v3 of the Llama family. */
+ * text will be stored; NULL: absolute paths). `path` is a GGUF v3 file or a Hugging Face directory (docs/models.md). */
 SYL_NODISCARD syl_status syl_import_checkpoint(const char *path, const char *graph_path, syl_diag *diag,
                                                syl_text *out_json);
 
@@ -23,7 +23,7 @@ SYL_NODISCARD syl_status syl_import_checkpoint(const char *path, const char *gra
  * verified; it keeps a copy of the text for the locations of its ops. */
 SYL_NODISCARD syl_status syl_graph_read(const syl_source *source, syl_diag *diag, syl_model *out);
 
-/* A .json graph or a checkpoint, by content. */
+/* A .json graph or a checkpoint (a directory: of Hugging Face), by content. */
 SYL_NODISCARD syl_status syl_model_open(const char *path, syl_diag *diag, syl_model *out);
 void syl_model_close(syl_model *model);
 
@@ -38,7 +38,7 @@ bool syl_weights_shape(const syl_weights *weights, const char *name, int *rank, 
  * to bf16 (docs/numerics.md); others are read as stored. Thread-safe. */
 SYL_NODISCARD syl_status syl_weights_read(const syl_weights *weights, const char *name, int64_t row_begin,
                                           int64_t row_end, syl_diag *diag, double *out);
-/* Content hash of a tensor's stored bytes. */
+/* Content hash of a tensor: of its format and its stored bytes. False too where there is no memory. */
 bool syl_weights_hash(const syl_weights *weights, const char *name, char hex[33]);
 
 #endif

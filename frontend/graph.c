@@ -195,7 +195,8 @@ static syl_status opcode_in(reader *r, const cJSON *node, syl_opcode *out) {
                                 "there is no op '%s'; did you mean '%s'?", text, near)
                     : syl_error(r->diag, SYL_ERR_graph_op, loc_of(r, at), "there is no op '%s'", text);
     }
-    if ((syl_ops[*out].traits & (SYL_TRAIT_TERMINATOR | SYL_TRAIT_REGION)) || *out == SYL_OP_materialized)
+    if ((syl_ops[*out].traits & (SYL_TRAIT_TERMINATOR | SYL_TRAIT_REGION)) || syl_ops[*out].results != 1 ||
+        *out == SYL_OP_materialized)
         return syl_error(r->diag, SYL_ERR_graph_op, loc_of(r, at),
                          "the op '%s' is made by passes and has no place in a graph", text);
     return SYL_OK;
@@ -241,23 +242,40 @@ static syl_status settle_type(reader *r, syl_op *op, const cJSON *declared_at, c
     return SYL_OK;
 }
 
+static syl_status open_source(reader *r, const syl_op *op, int64_t source) {
+    syl_weights **weights = &r->weights.p[source];
+    if (*weights) return SYL_OK;
+    syl_status status = syl_weights_open(r->module->sources.p[source], r->diag, weights);
+    if (status != SYL_OK) syl_note(r->diag, op->loc, "needed for weight \"%s\"", syl_attr_str(op, "name"));
+    return status;
+}
+
+/* A weight that names no source is in the first one that has it; in none: in the first, where the check says so. */
+static syl_status find_source(reader *r, syl_op *op) {
+    if (r->weights.n < 2 || syl_attr_get(op, "source")) return SYL_OK;
+    for (int64_t i = 0; i < (int64_t)r->weights.n; i++) {
+        int rank;
+        int64_t dims[SYL_MAX_RANK];
+        SYL_TRY(open_source(r, op, i));
+        if (!syl_weights_shape(r->weights.p[i], syl_attr_str(op, "name"), &rank, dims)) continue;
+        if (i) syl_attr_set_int(r->module, op, "source", i);
+        break;
+    }
+    return SYL_OK;
+}
+
 /* The weight's tensor must be in its file as declared. */
-static syl_status check_weight(reader *r, const syl_op *op) {
+static syl_status check_weight(reader *r, syl_op *op) {
+    SYL_TRY(find_source(r, op));
     int64_t source = syl_attr_int(op, "source");
     if (source < 0 || (size_t)source >= r->weights.n)
         return syl_error(r->diag, SYL_ERR_graph_attr, op->loc,
                          "weight \"%s\" is in source %lld, but \"sources\" has %zu", syl_attr_str(op, "name"),
                          (long long)source, r->weights.n);
-    syl_weights **weights = &r->weights.p[source];
-    if (!*weights) {
-        syl_status status = syl_weights_open(r->module->sources.p[source], r->diag, weights);
-        if (status != SYL_OK) {
-            syl_note(r->diag, op->loc, "needed for weight \"%s\"", syl_attr_str(op, "name"));
-            return status;
-        }
-    }
+    SYL_TRY(open_source(r, op, source));
     const syl_type *type = &syl_result(op)->type;
-    return syl_weights_check(*weights, syl_attr_str(op, "name"), type->rank, type->dims, op->loc, r->diag);
+    return syl_weights_check(r->weights.p[source], syl_attr_str(op, "name"), type->rank, type->dims, op->loc,
+                             r->diag);
 }
 
 static syl_status read_op(reader *r, scope *s, const cJSON *node) {

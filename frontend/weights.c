@@ -92,14 +92,25 @@ static const syl_source *source_of(const syl_weights *weights) {
     return weights->is_gguf ? &weights->gguf.source : &weights->safetensors.source;
 }
 
+size_t syl_weights_count(const syl_weights *weights) {
+    return weights->is_gguf ? weights->gguf.tensors.n : weights->safetensors.tensors.n;
+}
+
+const char *syl_weights_name(const syl_weights *weights, size_t index) {
+    return weights->is_gguf ? weights->gguf.tensors.p[index].name
+                            : weights->safetensors.tensors.p[index].name;
+}
+
+const char *syl_weights_path(const syl_weights *weights) {
+    return source_of(weights)->name;
+}
+
 static syl_status missing(const syl_weights *weights, const char *name, syl_loc loc, syl_diag *diag) {
     syl_arena arena;
     syl_arena_init(&arena);
-    size_t n = weights->is_gguf ? weights->gguf.tensors.n : weights->safetensors.tensors.n;
+    size_t n = syl_weights_count(weights);
     const char **names = SYL_NEW_ARRAY(&arena, const char *, n + 1);
-    for (size_t i = 0; i < n; i++)
-        names[i] =
-            weights->is_gguf ? weights->gguf.tensors.p[i].name : weights->safetensors.tensors.p[i].name;
+    for (size_t i = 0; i < n; i++) names[i] = syl_weights_name(weights, i);
     const char *near = syl_nearest(name, names);
     syl_status status = near ? syl_error(diag, SYL_ERR_weights_missing, loc,
                                          "no tensor \"%s\" in \"%s\"; did you mean \"%s\"?", name,
@@ -153,6 +164,10 @@ syl_status syl_weights_read(const syl_weights *weights, const char *name, int64_
         return syl_error(diag, SYL_ERR_internal, loc, "rows %lld to %lld of tensor \"%s\", which has %lld",
                          (long long)row_begin, (long long)row_end, name, (long long)rows);
     e.decode(e.data, row_begin * row, row_end * row, out);
+    if (rows > 0) { /* what was read is not needed again: large models stay out of memory */
+        size_t row_bytes = e.size / (size_t)rows;
+        syl_mapping_drop(e.data + (size_t)row_begin * row_bytes, (size_t)(row_end - row_begin) * row_bytes);
+    }
     if (e.blocks)
         for (int64_t i = 0; i < (row_end - row_begin) * row; i++)
             out[i] = syl_bf16_to_f32(syl_bf16_from_f64(out[i]));
@@ -162,7 +177,11 @@ syl_status syl_weights_read(const syl_weights *weights, const char *name, int64_
 bool syl_weights_hash(const syl_weights *weights, const char *name, char hex[33]) {
     entry e;
     if (!find(weights, name, &e)) return false;
-    syl_hash hash = syl_hash_bytes(e.data, e.size);
+    syl_hasher *hasher = syl_hasher_create();
+    if (!hasher) return false;
+    syl_hasher_text(hasher, e.format);
+    syl_hasher_mapped(hasher, e.data, e.size);
+    syl_hash hash = syl_hasher_finish(hasher);
     memcpy(hex, hash.hex, sizeof hash.hex);
     return true;
 }

@@ -17,14 +17,15 @@ bool syl_type_equal(const syl_type *a, const syl_type *b) {
     if (a->kind != b->kind || a->dtype != b->dtype || a->rank != b->rank) return false;
     for (int i = 0; i < a->rank; i++)
         if (!syl_dim_equal(a->dims[i], b->dims[i])) return false;
-    return true;
+    return a->k.bits == b->k.bits && a->k.group == b->k.group && a->v.bits == b->v.bits &&
+           a->v.group == b->v.group;
 }
 
 syl_type syl_tensor2(syl_dtype dtype, syl_dim rows, syl_dim cols) {
-    return (syl_type){SYL_TENSOR, dtype, 2, {rows, cols}};
+    return (syl_type){.kind = SYL_TENSOR, .dtype = dtype, .rank = 2, .dims = {rows, cols}};
 }
 syl_type syl_tensor1(syl_dtype dtype, syl_dim size) {
-    return (syl_type){SYL_TENSOR, dtype, 1, {size}};
+    return (syl_type){.kind = SYL_TENSOR, .dtype = dtype, .rank = 1, .dims = {size}};
 }
 
 bool syl_type_elements(const syl_type *type, int64_t *out) {
@@ -35,6 +36,13 @@ bool syl_type_elements(const syl_type *type, int64_t *out) {
     return true;
 }
 
+static void print_store(syl_dtype dtype, syl_kv_store store, syl_text *out) {
+    if (store.bits)
+        syl_text_printf(out, "int%d_g%lld", store.bits, (long long)store.group);
+    else
+        syl_text_printf(out, "%s", syl_dtypes[dtype].name);
+}
+
 void syl_type_print(const syl_type *type, syl_text *out) {
     syl_text_printf(out, type->kind == SYL_KV ? "kv<" : "tensor<");
     for (int i = 0; i < type->rank; i++) {
@@ -43,7 +51,12 @@ void syl_type_print(const syl_type *type, syl_text *out) {
         else
             syl_text_printf(out, "%lldx", (long long)type->dims[i].size);
     }
-    syl_text_printf(out, "%s>", syl_dtypes[type->dtype].name);
+    print_store(type->dtype, type->k, out);
+    if (type->v.bits != type->k.bits || type->v.group != type->k.group) {
+        syl_text_printf(out, ".");
+        print_store(type->dtype, type->v, out);
+    }
+    syl_text_printf(out, ">");
 }
 
 /* ---- modules and functions ---- */

@@ -186,6 +186,17 @@ static syl_status declared_shape(const syl_op *op, syl_diag *diag) {
     return SYL_OK;
 }
 
+/* A matrix whose rows can have its weight scheme. */
+static syl_status need_scheme_fits(const syl_op *op, syl_diag *diag, const syl_type *type) {
+    const syl_dtype_info *info = &syl_dtypes[type->dtype];
+    if (type->rank != 2)
+        return FAIL(op, diag, shape, "%s: %s is for matrices, declared %s", name_of(op), info->name,
+                    text_of(type).s);
+    if (type->dims[1].symbol || syl_row_fits(type->dtype, type->dims[1].size)) return SYL_OK;
+    return FAIL(op, diag, shape, "%s: rows of %s need a multiple of %d elements, found %lld", name_of(op),
+                info->name, info->group ? info->group : 8 / info->bits, (long long)type->dims[1].size);
+}
+
 /* ---- the rules: weight side ---- */
 
 typedef syl_status infer_fn(const syl_op *op, syl_diag *diag, syl_type *out);
@@ -201,12 +212,13 @@ static syl_status infer_weight(const syl_op *op, syl_diag *diag, syl_type *out) 
 
 static syl_status infer_materialized(const syl_op *op, syl_diag *diag, syl_type *out) {
     *out = op->results[0].type;
-    bool stored = is_float(out) || (out->kind == SYL_TENSOR && out->dtype == SYL_int8_channel);
-    if (!stored)
+    bool codes = out->kind == SYL_TENSOR && syl_is_weight_scheme(out->dtype);
+    if (!is_float(out) && !codes)
         return FAIL(op, diag, type,
-                    "materialized: the result must be a float or int8_channel tensor, declared %s",
+                    "materialized: the result must be a tensor of floats or of a weight's codes, declared %s",
                     text_of(out).s);
-    return need_static(op, diag, out, "a stored tensor");
+    SYL_TRY(need_static(op, diag, out, "a stored tensor"));
+    return codes ? need_scheme_fits(op, diag, out) : SYL_OK;
 }
 
 static syl_status infer_cast(const syl_op *op, syl_diag *diag, syl_type *out) {
@@ -288,6 +300,20 @@ static syl_status infer_concat(const syl_op *op, syl_diag *diag, syl_type *out) 
     return SYL_OK;
 }
 
+static syl_status infer_low_rank_split(const syl_op *op, syl_diag *diag, syl_type *out) {
+    const syl_type *w = type_in(op, 0);
+    if (!is_real(w) || w->rank != 2) return bad_operand(op, diag, 0, "a real matrix");
+    SYL_TRY(need_static(op, diag, w, "a weight"));
+    int64_t rank = syl_attr_int(op, "rank");
+    if (rank < 1 || rank > w->dims[0].size || rank > w->dims[1].size)
+        return FAIL(op, diag, attribute, "low_rank_split: rank is %lld, expected 1 to the smaller size of %s",
+                    (long long)rank, text_of(w).s);
+    out[0] = syl_tensor2(SYL_real, w->dims[0], syl_size(rank));
+    out[1] = syl_tensor2(SYL_real, syl_size(rank), w->dims[1]);
+    out[2] = *w;
+    return SYL_OK;
+}
+
 static syl_status infer_slice(const syl_op *op, syl_diag *diag, syl_type *out) {
     int axis;
     SYL_TRY(need_number(op, diag, 0, 0));
@@ -309,11 +335,12 @@ static syl_status infer_quantize(const syl_op *op, syl_diag *diag, syl_type *out
     SYL_TRY(need_number(op, diag, 0, 2));
     SYL_TRY(declared_shape(op, diag));
     *out = op->results[0].type;
-    syl_dtype expected = is_real(type_in(op, 0)) ? SYL_int8_channel : SYL_int8_token;
-    if (out->dtype != expected)
+    bool weight = is_real(type_in(op, 0));
+    if (weight ? !syl_is_weight_scheme(out->dtype) : out->dtype != SYL_int8_token)
         return FAIL(op, diag, type, "quantize: %s is quantized to %s, declared %s", text_of(type_in(op, 0)).s,
-                    syl_dtypes[expected].name, text_of(out).s);
-    if (expected == SYL_int8_token && strcmp(syl_attr_str(op, "clip"), "mse") == 0)
+                    weight ? "a weight scheme" : "int8_token", text_of(out).s);
+    if (weight) SYL_TRY(need_scheme_fits(op, diag, out));
+    if (!weight && strcmp(syl_attr_str(op, "clip"), "mse") == 0)
         return FAIL(op, diag, attribute,
                     "quantize: clip = mse is for weights; int8_token scales are absmax / 127");
     return SYL_OK;
@@ -344,13 +371,14 @@ static syl_status infer_take(const syl_op *op, syl_diag *diag, syl_type *out) {
 
 static syl_status infer_linear(const syl_op *op, syl_diag *diag, syl_type *out) {
     const syl_type *x = type_in(op, 0), *w = type_in(op, 1);
+    bool codes = w->kind == SYL_TENSOR && syl_is_weight_scheme(w->dtype);
     if (x->kind == SYL_TENSOR && x->dtype == SYL_int8_token && x->rank == 2) {
-        if (w->kind != SYL_TENSOR || w->dtype != SYL_int8_channel || w->rank != 2)
-            return bad_operand(op, diag, 1, "an int8_channel matrix, as operand 1 is int8_token");
+        if (!codes || w->rank != 2)
+            return bad_operand(op, diag, 1, "a matrix of a weight's codes, as operand 1 is int8_token");
     } else {
         if (!is_float(x) || x->rank != 2) return bad_operand(op, diag, 0, "a float or int8_token matrix");
-        if ((!is_float(w) && !is_real(w)) || w->rank != 2)
-            return bad_operand(op, diag, 1, "a real or float matrix, as operand 1 is float");
+        if ((!is_float(w) && !is_real(w) && !codes) || w->rank != 2)
+            return bad_operand(op, diag, 1, "a matrix of real or float numbers or of a weight's codes");
     }
     if (x->dims[1].symbol || !syl_dim_equal(x->dims[1], w->dims[1]))
         return bad_shapes(op, diag, 0, 1, "their rows differ in length");
@@ -362,6 +390,18 @@ static syl_status infer_linear(const syl_op *op, syl_diag *diag, syl_type *out) 
             return bad_shapes(op, diag, 1, 2, "the bias needs one element a row of the weight");
     }
     *out = syl_tensor2(SYL_f32, x->dims[0], w->dims[0]);
+    return SYL_OK;
+}
+
+/* Columns of operand `i` as heads of equal size. */
+static syl_status head_size(const syl_op *op, syl_diag *diag, int i, int64_t heads, int64_t *size) {
+    const syl_type *x = type_in(op, i);
+    syl_dim cols = x->dims[x->rank - 1];
+    if (heads < 1) return FAIL(op, diag, attribute, "%s: heads is %lld", name_of(op), (long long)heads);
+    if (cols.symbol || cols.size % heads)
+        return FAIL(op, diag, shape, "%s: the columns of %s are not %lld heads", name_of(op),
+                    text_of(type_in(op, i)).s, (long long)heads);
+    *size = cols.size / heads;
     return SYL_OK;
 }
 
@@ -377,6 +417,25 @@ static syl_status infer_rms_norm(const syl_op *op, syl_diag *diag, syl_type *out
             return bad_shapes(op, diag, 0, 1, "the gain is not as long as the last axis");
     }
     if (syl_attr_float(op, "eps") < 0) return FAIL(op, diag, attribute, "rms_norm: eps is negative");
+    int64_t size;
+    if (syl_attr_get(op, "heads")) SYL_TRY(head_size(op, diag, 0, syl_attr_int(op, "heads"), &size));
+    *out = *x;
+    out->dtype = SYL_f32;
+    return SYL_OK;
+}
+
+static syl_status infer_layer_norm(const syl_op *op, syl_diag *diag, syl_type *out) {
+    SYL_TRY(need_float(op, diag, 0, 0));
+    const syl_type *x = type_in(op, 0);
+    syl_dim last = x->dims[x->rank - 1];
+    if (last.symbol)
+        return FAIL(op, diag, shape, "layer_norm: the last axis of %s has no fixed size", text_of(x).s);
+    for (int i = 1; i < op->n_operands; i++) {
+        SYL_TRY(need_number(op, diag, i, 1));
+        if (!syl_dim_equal(type_in(op, i)->dims[0], last))
+            return bad_shapes(op, diag, 0, i, "the vector is not as long as the last axis");
+    }
+    if (syl_attr_float(op, "eps") < 0) return FAIL(op, diag, attribute, "layer_norm: eps is negative");
     *out = *x;
     out->dtype = SYL_f32;
     return SYL_OK;
@@ -387,6 +446,10 @@ static syl_status infer_silu(const syl_op *op, syl_diag *diag, syl_type *out) {
     *out = *type_in(op, 0);
     out->dtype = SYL_f32;
     return SYL_OK;
+}
+
+static syl_status infer_gelu(const syl_op *op, syl_diag *diag, syl_type *out) {
+    return infer_silu(op, diag, out);
 }
 
 static syl_status infer_mul(const syl_op *op, syl_diag *diag, syl_type *out) {
@@ -402,6 +465,23 @@ static syl_status infer_add(const syl_op *op, syl_diag *diag, syl_type *out) {
     return infer_mul(op, diag, out);
 }
 
+/* Each kind of scaling has its parameters, and no others. */
+static syl_status check_rope_scaling(const syl_op *op, syl_diag *diag) {
+    static const char *const parameters[] = {"factor", "low", "high", "original"};
+    const char *scaling = syl_attr_str(op, "scaling");
+    int needed = scaling[0] == 0 ? 0 : strcmp(scaling, "linear") == 0 ? 1 : 4;
+    for (int i = 0; i < 4; i++)
+        if ((syl_attr_get(op, parameters[i]) != NULL) != (i < needed))
+            return FAIL(op, diag, attribute, "rope_table: scaling %s %s the attribute '%s'",
+                        needed ? scaling : "none", i < needed ? "needs" : "does not have", parameters[i]);
+    if (needed && syl_attr_float(op, "factor") < 1)
+        return FAIL(op, diag, attribute, "rope_table: factor must be at least 1");
+    double low = syl_attr_float(op, "low"), high = syl_attr_float(op, "high");
+    if (needed == 4 && (low <= 0 || high <= low || syl_attr_int(op, "original") < 1))
+        return FAIL(op, diag, attribute, "rope_table: scaling llama3 needs 0 < low < high and original >= 1");
+    return SYL_OK;
+}
+
 static syl_status infer_rope_table(const syl_op *op, syl_diag *diag, syl_type *out) {
     SYL_TRY(need_indices(op, diag, 0, NULL));
     int64_t dims = syl_attr_int(op, "dims");
@@ -410,18 +490,8 @@ static syl_status infer_rope_table(const syl_op *op, syl_diag *diag, syl_type *o
                     (long long)dims);
     if (syl_attr_float(op, "base") <= 0)
         return FAIL(op, diag, attribute, "rope_table: base must be positive");
+    SYL_TRY(check_rope_scaling(op, diag));
     *out = syl_tensor2(SYL_f32, type_in(op, 0)->dims[0], syl_size(dims));
-    return SYL_OK;
-}
-
-/* Columns of operand `i` as heads of equal size. */
-static syl_status head_size(const syl_op *op, syl_diag *diag, int i, int64_t heads, int64_t *size) {
-    syl_dim cols = type_in(op, i)->dims[1];
-    if (heads < 1) return FAIL(op, diag, attribute, "%s: heads is %lld", name_of(op), (long long)heads);
-    if (cols.symbol || cols.size % heads)
-        return FAIL(op, diag, shape, "%s: the columns of %s are not %lld heads", name_of(op),
-                    text_of(type_in(op, i)).s, (long long)heads);
-    *size = cols.size / heads;
     return SYL_OK;
 }
 
@@ -452,6 +522,19 @@ static syl_status need_kv_layer(const syl_op *op, syl_diag *diag, int i) {
     return SYL_OK;
 }
 
+/* The clip of keys or values, which only codes have. */
+static syl_status check_clip(const syl_op *op, syl_diag *diag, const char *name, syl_kv_store store) {
+    if (!syl_attr_get(op, name)) return SYL_OK;
+    double clip = syl_attr_float(op, name);
+    if (!store.bits)
+        return FAIL(op, diag, attribute, "kv_append: %s is given, but %s does not quantize", name,
+                    text_of(type_in(op, 0)).s);
+    if (clip <= 0 || clip > 1)
+        return FAIL(op, diag, attribute, "kv_append: %s is %g, expected more than 0 and at most 1", name,
+                    clip);
+    return SYL_OK;
+}
+
 static syl_status infer_kv_append(const syl_op *op, syl_diag *diag, syl_type *out) {
     SYL_TRY(need_kv_layer(op, diag, 0));
     const syl_type *kv = type_in(op, 0), *k = type_in(op, 1);
@@ -470,6 +553,8 @@ static syl_status infer_kv_append(const syl_op *op, syl_diag *diag, syl_type *ou
         if (!syl_dim_equal(k->dims[0], type_in(op, i)->dims[0]))
             return bad_shapes(op, diag, 1, i, "the numbers of rows differ");
     }
+    SYL_TRY(check_clip(op, diag, "k_clip", kv->k));
+    SYL_TRY(check_clip(op, diag, "v_clip", kv->v));
     *out = *kv;
     return SYL_OK;
 }
@@ -487,6 +572,37 @@ static syl_status infer_attention(const syl_op *op, syl_diag *diag, syl_type *ou
     SYL_TRY(need_indices(op, diag, 2, &q->dims[0]));
     SYL_TRY(need_indices(op, diag, 3, &q->dims[0]));
     *out = *q;
+    out->dtype = SYL_f32;
+    return SYL_OK;
+}
+
+static syl_status infer_timestep_embedding(const syl_op *op, syl_diag *diag, syl_type *out) {
+    SYL_TRY(need_float(op, diag, 0, 1));
+    int64_t dims = syl_attr_int(op, "dims");
+    if (dims < 2 || dims % 2 || dims > 1 << 20)
+        return FAIL(op, diag, attribute,
+                    "timestep_embedding: dims is %lld, expected an even number in 2..1048576",
+                    (long long)dims);
+    if (syl_attr_float(op, "base") <= 0)
+        return FAIL(op, diag, attribute, "timestep_embedding: base must be positive");
+    *out = syl_tensor2(SYL_f32, type_in(op, 0)->dims[0], syl_size(dims));
+    return SYL_OK;
+}
+
+static syl_status infer_full_attention(const syl_op *op, syl_diag *diag, syl_type *out) {
+    int64_t tokens = syl_attr_int(op, "tokens"), size;
+    for (int i = 0; i < 3; i++) {
+        SYL_TRY(need_float(op, diag, i, 2));
+        SYL_TRY(head_size(op, diag, i, syl_attr_int(op, "heads"), &size));
+        if (!same_shape(type_in(op, i), type_in(op, 0)))
+            return bad_shapes(op, diag, 0, i, "their shapes differ");
+    }
+    syl_dim rows = type_in(op, 0)->dims[0];
+    if (tokens < 1) return FAIL(op, diag, attribute, "full_attention: tokens is %lld", (long long)tokens);
+    if (!rows.symbol && rows.size % tokens)
+        return FAIL(op, diag, shape, "full_attention: the rows of %s are not sequences of %lld",
+                    text_of(type_in(op, 0)).s, (long long)tokens);
+    *out = *type_in(op, 0);
     out->dtype = SYL_f32;
     return SYL_OK;
 }

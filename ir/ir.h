@@ -14,7 +14,7 @@
  * ---------------------------------------------------------------------------------------------------- */
 
 typedef enum syl_dtype {
-#define TYPE(ident, name, class, bits, granularity, doc) SYL_##ident,
+#define TYPE(ident, name, class, bits, granularity, group, two_level, doc) SYL_##ident,
 #include "ir/types.def"
     SYL_DTYPE_COUNT
 } syl_dtype;
@@ -26,13 +26,39 @@ typedef enum syl_type_class {
     SYL_CLASS_QUANT
 } syl_type_class;
 
+typedef enum syl_granularity {
+    SYL_GRANULARITY_NONE,
+    SYL_GRANULARITY_TOKEN,
+    SYL_GRANULARITY_CHANNEL,
+    SYL_GRANULARITY_GROUP
+} syl_granularity;
+
 typedef struct syl_dtype_info {
     const char *name, *doc;
     syl_type_class class;
     int bits;
-    bool row_scale; /* GRANULARITY ROW */
+    syl_granularity granularity;
+    int group;      /* 0: none */
+    bool two_level; /* integer scale and zero point a group, inside the row's scale */
+    bool row_scale; /* one f32 scale a row: TOKEN or CHANNEL */
 } syl_dtype_info;
 extern const syl_dtype_info syl_dtypes[SYL_DTYPE_COUNT];
+
+enum { SYL_GROUP_SCALE_MAX = 16, SYL_GROUP_ZERO_MAX = 15 }; /* s and z of two-level types */
+
+/* QUANT types of weights, as against those that activations get at run time. */
+static inline bool syl_is_weight_scheme(syl_dtype dtype) {
+    return syl_dtypes[dtype].granularity >= SYL_GRANULARITY_CHANNEL;
+}
+/* Groups of a row of `cols` elements, 1 where the type has none. */
+static inline int64_t syl_row_groups(syl_dtype dtype, int64_t cols) {
+    return syl_dtypes[dtype].group ? cols / syl_dtypes[dtype].group : 1;
+}
+/* A row of `cols` elements can have the type: codes fill whole bytes, groups fill the row. */
+static inline bool syl_row_fits(syl_dtype dtype, int64_t cols) {
+    const syl_dtype_info *info = &syl_dtypes[dtype];
+    return cols * info->bits % 8 == 0 && (!info->group || cols % info->group == 0);
+}
 
 enum { SYL_MAX_RANK = 4 };
 
@@ -44,12 +70,20 @@ typedef struct syl_dim {
 
 typedef enum syl_type_kind { SYL_TENSOR, SYL_KV } syl_type_kind;
 
-/* tensor<TxKxf32>, or the paged KV cache kv<layers x kv_heads x head_dim x element>. */
+/* How a KV cache stores its keys, or its values. bits 0: as elements of the type's dtype. bits 4 or 8:
+ * asymmetric codes, (code - zero) * scale with one scale and zero point for each `group` features of a head. */
+typedef struct syl_kv_store {
+    int bits;
+    int64_t group; /* 0 where bits is */
+} syl_kv_store;
+
+/* tensor<TxKxf32>, or the paged KV cache kv<layers x kv_heads x head_dim x store>: see docs/ir.md. */
 typedef struct syl_type {
     syl_type_kind kind;
-    syl_dtype dtype;
-    int rank; /* KV: 3 */
+    syl_dtype dtype; /* KV: of what is not quantized; f32 where both keys and values are */
+    int rank;        /* KV: 3 */
     syl_dim dims[SYL_MAX_RANK];
+    syl_kv_store k, v; /* KV; zero in tensors */
 } syl_type;
 
 bool syl_type_equal(const syl_type *a, const syl_type *b);

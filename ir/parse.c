@@ -137,6 +137,44 @@ static syl_status parse_dim(parser *p, const syl_token *token, const char *text,
     return SYL_OK;
 }
 
+/* "f32" */
+static syl_status parse_element(parser *p, const syl_token *token, const char *text, syl_dtype *out) {
+    *out = syl_dtype_of(text);
+    if (*out != SYL_DTYPE_COUNT) return SYL_OK;
+    nearest near = nearest_to(text);
+    for (int i = 0; i < SYL_DTYPE_COUNT; i++) consider(&near, syl_dtypes[i].name);
+    return FAIL(p, type, token, "unknown element type '%s'%s", text, suggestion(p, &near, ""));
+}
+
+/* "int4_g32": codes, or else an element type. */
+static syl_status parse_store(parser *p, const syl_token *token, const char *text, syl_kv_store *store,
+                              syl_dtype *dtype) {
+    bool codes = (strncmp(text, "int8_g", 6) == 0 || strncmp(text, "int4_g", 6) == 0);
+    if (!codes || text[6] < '0' || text[6] > '9') return parse_element(p, token, text, dtype);
+    syl_dim group;
+    SYL_TRY(parse_dim(p, token, text + 6, &group));
+    *store = (syl_kv_store){text[3] - '0', group.size};
+    return SYL_OK;
+}
+
+/* "f32", "int8_g64", "int8_g64.int4_g32": of keys, and of values where they differ. */
+static syl_status parse_stores(parser *p, const syl_token *token, char *text, syl_type *out) {
+    char *dot = strchr(text, '.');
+    if (dot) *dot = 0;
+    syl_dtype none = SYL_DTYPE_COUNT, k = none, v = none;
+    SYL_TRY(parse_store(p, token, text, &out->k, &k));
+    out->v = out->k, v = k;
+    if (dot) {
+        out->v = (syl_kv_store){0}, v = none;
+        SYL_TRY(parse_store(p, token, dot + 1, &out->v, &v));
+    }
+    if (k != none && v != none && k != v)
+        return FAIL(p, type, token, "%s: keys and values that are not quantized have one element type",
+                    token->text);
+    out->dtype = k != none ? k : v != none ? v : SYL_f32;
+    return SYL_OK;
+}
+
 /* "tensor<TxKxf32>": the token is the whole type; dimensions end at each 'x'. */
 static syl_status parse_type(parser *p, syl_type *out) {
     syl_token token;
@@ -153,12 +191,8 @@ static syl_status parse_type(parser *p, syl_type *out) {
         SYL_TRY(parse_dim(p, &token, text, &out->dims[out->rank++]));
         text = end + 1;
     }
-    out->dtype = syl_dtype_of(text);
-    if (out->dtype == SYL_DTYPE_COUNT) {
-        nearest near = nearest_to(text);
-        for (int i = 0; i < SYL_DTYPE_COUNT; i++) consider(&near, syl_dtypes[i].name);
-        return FAIL(p, type, &token, "unknown element type '%s'%s", text, suggestion(p, &near, ""));
-    }
+    SYL_TRY(out->kind == SYL_KV ? parse_stores(p, &token, text, out)
+                                : parse_element(p, &token, text, &out->dtype));
     if (out->rank == 0) return FAIL(p, type, &token, "the type %s has no dimensions", token.text);
     if (out->kind == SYL_KV && out->rank != 3)
         return FAIL(p, type, &token, "a kv type is kv<layers x heads x head_dim x element>, found %s",

@@ -2,12 +2,17 @@
 #include <string.h>
 #include "ir/ir.h"
 
-#define SYL_GRANULARITY_NONE false
-#define SYL_GRANULARITY_ROW  true
-
 const syl_dtype_info syl_dtypes[SYL_DTYPE_COUNT] = {
-#define TYPE(ident, name, class, bits, granularity, doc)                                                     \
-    {name, doc, SYL_CLASS_##class, bits, SYL_GRANULARITY_##granularity},
+#define TYPE(ident, name, class, bits, granularity, group, two_level, doc)                                   \
+    {name,                                                                                                   \
+     doc,                                                                                                    \
+     SYL_CLASS_##class,                                                                                      \
+     bits,                                                                                                   \
+     SYL_GRANULARITY_##granularity,                                                                          \
+     group,                                                                                                  \
+     two_level,                                                                                              \
+     SYL_GRANULARITY_##granularity == SYL_GRANULARITY_TOKEN ||                                               \
+         SYL_GRANULARITY_##granularity == SYL_GRANULARITY_CHANNEL},
 #include "ir/types.def"
 };
 

@@ -44,6 +44,13 @@ static bool symbol_valid(const char *symbol) {
     return *symbol >= 'A' && *symbol <= 'Z' && strspn(symbol, others) == strlen(symbol);
 }
 
+/* Groups are whole vectors of 16 features, so that kernels read one scale for each, or whole heads. */
+static bool store_valid(syl_kv_store store, int64_t head_dim) {
+    if (store.bits == 0) return store.group == 0;
+    return (store.bits == 4 || store.bits == 8) && store.group >= 1 && head_dim % store.group == 0 &&
+           (store.group == head_dim || store.group % 16 == 0);
+}
+
 static void check_type(verifier *v, const syl_value *value, syl_loc loc) {
     const syl_type *type = &value->type;
     bool kv = type->kind == SYL_KV;
@@ -80,6 +87,12 @@ static void check_type(verifier *v, const syl_value *value, syl_loc loc) {
     for (int i = 0; i < type->rank; i++)
         if (type->dims[i].symbol)
             FAIL(v, shape, loc, "%%%s: the dimensions of a kv type must be numbers", value_name(value));
+    if (type->rank == 3 &&
+        (!store_valid(type->k, type->dims[2].size) || !store_valid(type->v, type->dims[2].size)))
+        FAIL(v, shape, loc,
+             "%%%s: a group of a quantized kv cache is a head of %lld features, or a multiple of 16 that "
+             "divides it",
+             value_name(value), (long long)type->dims[2].size);
 }
 
 static void check_value(verifier *v, const syl_value *value, const syl_op *def, int index, syl_loc loc) {

@@ -9,6 +9,7 @@
  *     slice of slice                -> one slice
  *     slice inside one part of a concat -> slice of the part
  *     concat of concat              -> one concat
+ *     linear with a dequantized weight -> linear with its codes
  *
  * Values are the same but for rounding inside the pairs that vanish. An op is left alone where its operand was rounded
  * to less than f32, since the rounding would be lost. */
@@ -121,8 +122,21 @@ static syl_value *simplify_concat(syl_module *module, syl_op *op) {
     return syl_result(concat);
 }
 
+/* The codes are what is stored, so they are what a kernel reads. */
+static void simplify_linear(syl_op *op, bool *changed) {
+    syl_op *weight = syl_operand(op, 1)->def;
+    if (!syl_op_is(weight, SYL_OP_dequantize) || !syl_is_weight_scheme(syl_operand(weight, 0)->type.dtype) ||
+        syl_result(weight)->type.dtype != SYL_f32)
+        return;
+    syl_op_set_operand(op, 1, syl_operand(weight, 0));
+    *changed = true;
+}
+
 static syl_value *simplify(syl_module *module, syl_op *op, bool *changed) {
     switch (op->code) {
+    case SYL_OP_linear:
+        simplify_linear(op, changed);
+        return NULL;
     case SYL_OP_hadamard:
         return simplify_hadamard(op, changed);
     case SYL_OP_signs:

@@ -48,6 +48,8 @@ static void fold(syl_pass_ctx *ctx, syl_op *norm, const syl_op_list *ops) {
     syl_builder b = syl_build_before(ctx->module, norm);
     syl_value *plain = syl_build(&b, SYL_OP_rms_norm, syl_result(norm)->type, 1, syl_operand(norm, 0));
     syl_attr_set_float(ctx->module, plain->def, "eps", syl_attr_float(norm, "eps"));
+    if (syl_attr_get(norm, "heads"))
+        syl_attr_set_int(ctx->module, plain->def, "heads", syl_attr_int(norm, "heads"));
     plain->name = syl_result(norm)->name;
     syl_value_replace_uses(syl_result(norm), plain);
     syl_op_erase(norm);

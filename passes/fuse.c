@@ -10,15 +10,25 @@
  *                                                       %3 = add %x, %d
  *                                                       yield %3
  *                                                     }
- * A region has one result: that of its root, the op that stands last. One walk from the end of the block to
+ * A region has one result (but for low-rank branches, below): that of its root, the op that stands last. One walk from the end of the block to
  * its start decides for each op: it joins the region that holds all its readers if that region stays one of
  * three kinds, else it is the root of a new one. So nothing is computed twice, no value but the root's leaves
  * a region, and a region can stand where its root stood. GEMM       one linear, then elementwise ops on
- * results of its shape (residual, activation): the epilogue row-wise   ops whose row i needs rows i only:
+ * results of its shape (residual, activation) and rows picked by an index (a gate of each sample): the epilogue row-wise   ops whose row i needs rows i only:
  * norms, gates, rotations, quantize, rope, and one embedding or take, first, to read rows from; kv_append may
  * be the root alone      attention, rope_table (read by every layer), and what is none of the above Slices
  * along the last axis are views: each region that reads one gets its own copy of the op, and none is left
- * outside. What depends on weights only (the weight side) stays outside too: it is materialized. */
+ * outside. What depends on weights only (the weight side) stays outside too: it is materialized.
+ *
+ * A low-rank branch is a linear to few columns and a linear back, both in floats. The first joins the region that quantizes its
+ * operand, as a further result of it; the second, beside the main linear, its GEMM:
+ *
+ *     %q = quantize %n                                %1, %t = fused {
+ *     %t = linear %n, %d                                ... %2 = quantize %n
+ *     %s = linear %t, %u                                %3 = linear %n, %d
+ *     %m = linear %q, %r                        =>      yield %2, %3
+ *     %y = add %m, %s                                 }
+ *                                                     %y = fused { the linears of %s and %m, then the add } */
 #include "base/map.h"
 #include "passes/rewrite.h"
 
@@ -27,9 +37,11 @@ typedef enum role { ROLE_OUTSIDE, ROLE_WEIGHT, ROLE_VIEW, ROLE_COMPUTE } role;
 typedef struct region {
     syl_op *root;
     syl_dim rows;
-    bool elementwise; /* all ops are */
-    bool views;       /* some op reads a view */
-    bool linear;      /* holds a linear */
+    bool elementwise;              /* all ops are */
+    bool views;                    /* some op reads a view */
+    bool linear;                   /* holds a linear */
+    bool branch;                   /* holds a low-rank one beside it */
+    SYL_VEC(syl_op *) projections; /* whose results leave the region too; the last one in the block first */
 } region;
 
 typedef struct node {
@@ -102,20 +114,70 @@ static bool is_view_value(const fuser *f, const syl_value *value) {
 
 /* ---- regions ---- */
 
-/* Walks the readers of a value, through views: all must be in one region, *r, and allow the value to be made
+/* ---- low-rank branches ---- */
+
+enum { MAX_BRANCH_RANK = 64 };
+
+/* A linear in floats without a bias, whose weight is stored. */
+static bool is_plain_linear(const fuser *f, const syl_op *op) {
+    if (op->code != SYL_OP_linear || op->n_operands != 2 ||
+        !syl_is_class(syl_operand(op, 0), SYL_CLASS_FLOAT) ||
+        !syl_is_class(syl_operand(op, 1), SYL_CLASS_FLOAT) || !syl_operand(op, 1)->def)
+        return false;
+    const node *weight = node_of(f, syl_operand(op, 1)->def);
+    return weight && weight->role == ROLE_WEIGHT;
+}
+
+static bool is_projection_of(const region *r, const syl_op *op) {
+    for (size_t i = 0; i < r->projections.n; i++)
+        if (r->projections.p[i] == op) return true;
+    return false;
+}
+
+/* True if only linears read `value`, all of them behind `root`. */
+static bool read_behind(const fuser *f, const syl_value *value, const syl_op *root) {
+    const node *place = node_of(f, root);
+    for (const syl_use *use = value->uses; use; use = use->next) {
+        const node *n = use->user->parent == f->block ? node_of(f, use->user) : NULL;
+        if (!n || use->user->code != SYL_OP_linear) return false;
+        const node *reader = n->region ? node_of(f, n->region->root) : n;
+        if (reader <= place) return false;
+    }
+    return true;
+}
+
+/* A down-projection to few columns joins the region that quantizes what it reads: one pass over the activation gives both. */
+static region *region_to_project_in(const fuser *f, const syl_op *op) {
+    if (!is_plain_linear(f, op) || syl_result(op)->type.dims[1].size > MAX_BRANCH_RANK) return NULL;
+    for (const syl_use *use = syl_operand(op, 0)->uses; use; use = use->next) {
+        const node *n = use->user->parent == f->block ? node_of(f, use->user) : NULL;
+        if (!n || !n->region || n->region->root != use->user || use->user->code != SYL_OP_quantize) continue;
+        if (n > node_of(f, op) && read_behind(f, syl_result(op), use->user)) return n->region;
+    }
+    return NULL;
+}
+
+/* An up-projection from few columns that a down-projection made, beside the linear of its region: computed with each tile
+ * of it. */
+static bool is_branch_of(const fuser *f, const region *r, const syl_op *op) {
+    return r->linear && !r->branch && is_plain_linear(f, op) &&
+           syl_op_is(syl_operand(op, 0)->def, SYL_OP_linear) &&
+           syl_operand(op, 0)->type.dims[1].size <= MAX_BRANCH_RANK;
+}
+
+/* Walks the readers of a value: all must be in one region, *r, and allow the value to be made
  * inside it. */
-static bool readers_agree(const fuser *f, const syl_value *value, const syl_op *maker, region **r) {
+static bool readers_agree(const fuser *f, const syl_value *value, region **r) {
     for (const syl_use *use = value->uses; use; use = use->next) {
         const syl_op *user = use->user;
         const node *n = user->parent == f->block ? node_of(f, user) : NULL;
         if (!n || n->role == ROLE_OUTSIDE || n->role == ROLE_WEIGHT) return false;
-        if (n->role == ROLE_VIEW) {
-            if (maker->code == SYL_OP_linear || !readers_agree(f, syl_result(user), maker, r)) return false;
-            continue;
-        }
-        /* These read other rows than they make, or all of them. */
-        if (user->code == SYL_OP_linear || user->code == SYL_OP_take || user->code == SYL_OP_embedding ||
-            user->code == SYL_OP_attention)
+        if (n->role == ROLE_VIEW) return false; /* what is sliced has a place */
+        /* These read other rows than they make, or all of them; a projection stands in a region that has all of the row. */
+        bool projects = n->region && is_projection_of(n->region, user) && use->index == 0;
+        if (!projects &&
+            (user->code == SYL_OP_linear || user->code == SYL_OP_take || user->code == SYL_OP_embedding ||
+             user->code == SYL_OP_attention || user->code == SYL_OP_full_attention))
             return false;
         if (*r && n->region != *r) return false;
         *r = n->region;
@@ -129,38 +191,56 @@ static bool reads_views(const fuser *f, const syl_op *op) {
     return false;
 }
 
+/* Rows picked from a matrix that stands outside of the region (readers_agree sees to it), element by element: it may stand
+ * in an epilogue too, and what it reads may be a view. */
+static bool is_gather(const syl_op *op) {
+    return op->code == SYL_OP_take || op->code == SYL_OP_embedding;
+}
+
+static bool fits_epilogue(const fuser *f, const syl_op *op) {
+    return is_gather(op) || (syl_op_has(op, SYL_TRAIT_ELEMENTWISE) && !reads_views(f, op));
+}
+
 static syl_dim rows_of(const syl_op *op) {
     return op->code == SYL_OP_kv_append ? syl_operand(op, 1)->type.dims[0] : op->results[0].type.dims[0];
 }
 
 static region *region_to_join(const fuser *f, const syl_op *op) {
-    if (op->n_results != 1 || op->code == SYL_OP_attention || op->code == SYL_OP_kv_append ||
-        op->code == SYL_OP_rope_table)
+    if (op->n_results != 1 || op->code == SYL_OP_attention || op->code == SYL_OP_full_attention ||
+        op->code == SYL_OP_kv_append || op->code == SYL_OP_rope_table)
         return NULL;
     region *r = NULL;
-    if (!readers_agree(f, syl_result(op), op, &r) || !r) return NULL;
+    if (!readers_agree(f, syl_result(op), &r) || !r) return NULL;
     if (!syl_dim_equal(rows_of(op), r->rows) || !is_rowwise(r->root)) return NULL;
-    if (op->code == SYL_OP_linear) return r->elementwise && !r->views && !r->linear ? r : NULL;
+    if (op->code == SYL_OP_linear)
+        return r->elementwise && !r->views && (!r->linear || is_branch_of(f, r, op)) ? r : NULL;
     if (!is_rowwise(op)) return NULL;
-    if (r->linear) return syl_op_has(op, SYL_TRAIT_ELEMENTWISE) && !reads_views(f, op) ? r : NULL;
+    if (r->linear) return fits_epilogue(f, op) ? r : NULL;
     return r;
 }
 
 static void assign(fuser *f, node *n) {
     syl_op *op = n->op;
+    n->region = region_to_project_in(f, op);
+    if (n->region) {
+        SYL_PUSH(f->ctx->scratch, &n->region->projections, op);
+        return;
+    }
     n->region = region_to_join(f, op);
     if (!n->region) {
         n->region = SYL_NEW(f->ctx->scratch, region);
         *n->region = (region){.root = op, .rows = rows_of(op), .elementwise = true};
-        bool is_known = is_rowwise(op) || op->code == SYL_OP_linear || op->code == SYL_OP_attention;
+        bool is_known = is_rowwise(op) || op->code == SYL_OP_linear || op->code == SYL_OP_attention ||
+                        op->code == SYL_OP_full_attention;
         if (!is_known)
             syl_remark(f->ctx->diag, op->loc,
                        "%s stands alone in its region: it is neither row-wise nor a GEMM",
                        syl_ops[op->code].name);
     }
-    n->region->elementwise =
-        n->region->elementwise && (syl_op_has(op, SYL_TRAIT_ELEMENTWISE) || op->code == SYL_OP_linear);
-    n->region->views = n->region->views || reads_views(f, op);
+    n->region->elementwise = n->region->elementwise && (syl_op_has(op, SYL_TRAIT_ELEMENTWISE) ||
+                                                        is_gather(op) || op->code == SYL_OP_linear);
+    n->region->views = n->region->views || (reads_views(f, op) && !is_gather(op));
+    if (n->region->linear && op->code == SYL_OP_linear) n->region->branch = true;
     n->region->linear = n->region->linear || op->code == SYL_OP_linear;
 }
 
@@ -182,8 +262,14 @@ static syl_value *copy_view(fuser *f, syl_map *copies, syl_builder *b, syl_value
 static void build(fuser *f, const region *r) {
     syl_module *module = f->ctx->module;
     syl_builder before = syl_build_before(module, r->root);
-    syl_type types[1] = {r->root->results[0].type};
-    syl_op *fused = syl_build_op(&before, SYL_OP_fused, 0, NULL, 1, types);
+    size_t n_results = 1 + r->projections.n;
+    syl_value **inner = SYL_NEW_ARRAY(f->ctx->scratch, syl_value *, n_results);
+    syl_type *types = SYL_NEW_ARRAY(f->ctx->scratch, syl_type, n_results);
+    for (size_t i = 0; i < n_results; i++) {
+        inner[i] = syl_result(i ? r->projections.p[r->projections.n - i] : r->root);
+        types[i] = inner[i]->type;
+    }
+    syl_op *fused = syl_build_op(&before, SYL_OP_fused, 0, NULL, (int)n_results, types);
     syl_builder b = syl_build_at_end(module, fused->body);
     syl_map copies;
     syl_map_init(&copies, f->ctx->scratch);
@@ -200,16 +286,17 @@ static void build(fuser *f, const region *r) {
         }
         syl_op_move_to_end(op, fused->body);
     }
-    syl_value *inner = syl_result(r->root), *result = syl_result(fused);
-    result->name = inner->name;
-    inner->name = NULL;
-    syl_value_replace_uses(inner, result);
-    syl_build_op(&b, SYL_OP_yield, 1, &inner, 0, NULL);
+    for (size_t i = 0; i < n_results; i++) {
+        fused->results[i].name = inner[i]->name;
+        inner[i]->name = NULL;
+        syl_value_replace_uses(inner[i], &fused->results[i]);
+    }
+    syl_build_op(&b, SYL_OP_yield, (int)n_results, inner, 0, NULL);
     syl_pass_count(f->ctx, "regions", 1);
     syl_pass_count(f->ctx,
-                   r->linear                           ? "gemm"
-                   : r->root->code == SYL_OP_attention ? "attention"
-                                                       : "row-wise",
+                   r->linear                                                                     ? "gemm"
+                   : r->root->code == SYL_OP_attention || r->root->code == SYL_OP_full_attention ? "attention"
+                                                                                                 : "row-wise",
                    1);
 }
 

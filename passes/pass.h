@@ -55,6 +55,10 @@ typedef struct syl_recipe {
 /* By name of an embedded recipe ("w8a8"), or a path ending in .json. */
 SYL_NODISCARD syl_status syl_recipe_load(syl_arena *arena, const char *name_or_path, syl_diag *diag,
                                          syl_recipe *out);
+/* The same recipe with a KV cache of `bits` bits, 8 or 4: rotate-keys and quantize-kv go in front of fuse. Errors:
+ * recipe-kv where the pipeline has no fuse, or quantizes the cache already. */
+SYL_NODISCARD syl_status syl_recipe_quantize_kv(syl_arena *arena, int bits, syl_diag *diag,
+                                                syl_recipe *recipe);
 const char *const *syl_recipe_names(void); /* embedded ones, NULL-terminated */
 
 #endif

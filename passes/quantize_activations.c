@@ -8,12 +8,12 @@
 #include "base/map.h"
 #include "passes/rewrite.h"
 
-/* The codes behind a linear's weight, or NULL. */
+/* The codes that a linear with a float input reads, itself or through a dequantize, or NULL. */
 static syl_value *codes_of(const syl_op *linear) {
     syl_value *weight = syl_operand(linear, 1);
-    if (!syl_op_is(weight->def, SYL_OP_dequantize)) return NULL;
-    syl_value *codes = syl_operand(weight->def, 0);
-    return codes->type.dtype == SYL_int8_channel ? codes : NULL;
+    if (!syl_is_class(syl_operand(linear, 0), SYL_CLASS_FLOAT)) return NULL;
+    if (syl_op_is(weight->def, SYL_OP_dequantize)) weight = syl_operand(weight->def, 0);
+    return syl_is_weight_scheme(weight->type.dtype) ? weight : NULL;
 }
 
 syl_status syl_pass_quantize_activations(syl_pass_ctx *ctx) {
@@ -37,10 +37,10 @@ syl_status syl_pass_quantize_activations(syl_pass_ctx *ctx) {
                 *slot = syl_build(&b, SYL_OP_quantize, type, 1, x);
                 syl_pass_count(ctx, "activations", 1);
             }
-            syl_op *dequantize = syl_operand(linear, 1)->def;
+            syl_op *before = syl_operand(linear, 1)->def;
             syl_op_set_operand(linear, 0, *slot);
             syl_op_set_operand(linear, 1, codes);
-            if (!syl_result(dequantize)->uses) syl_op_erase(dequantize);
+            if (syl_op_is(before, SYL_OP_dequantize) && !syl_result(before)->uses) syl_op_erase(before);
             syl_pass_count(ctx, "linears", 1);
         }
     }

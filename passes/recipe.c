@@ -8,10 +8,7 @@
 enum { max_recipe_size = 1 << 20 };
 
 /* .incbin looks along the include path, which holds the root of the sources. */
-#define RECIPES(_)                                                                                           \
-    _(f32, "f32") _(bf16, "bf16") _(w8a8, "w8a8") _(f32_rotated, "f32-rotated") _(w8a8_plain, "w8a8-plain")
-
-#define EMBED(ident, name)                                                                                   \
+#define RECIPE(ident, name)                                                                                  \
     __asm__(".pushsection .rodata\n"                                                                         \
             ".globl syl_recipe_" #ident "\n"                                                                 \
             ".hidden syl_recipe_" #ident "\n"                                                                \
@@ -20,18 +17,62 @@ enum { max_recipe_size = 1 << 20 };
             ".byte 0\n"                                                                                      \
             ".popsection\n");                                                                                \
     extern const char syl_recipe_##ident[];
-RECIPES(EMBED)
+#include "passes/recipes.def"
 
 static const struct {
     const char *name, *text;
 } embedded[] = {
-#define ROW(ident, name) {name, syl_recipe_##ident},
-    RECIPES(ROW)};
+#define RECIPE(ident, name) {name, syl_recipe_##ident},
+#include "passes/recipes.def"
+};
 
 const char *const *syl_recipe_names(void) {
-#define NAME(ident, name) name,
-    static const char *const names[] = {RECIPES(NAME) NULL};
+    static const char *const names[] = {
+#define RECIPE(ident, name) name,
+#include "passes/recipes.def"
+        NULL};
     return names;
+}
+
+/* Where pass `name` stands in canonical pipeline text, or NULL. */
+static const char *find_pass(const char *pipeline, const char *name) {
+    size_t size = strlen(name);
+    for (const char *p = pipeline; p; p = strchr(p, ',')) {
+        p += *p == ',';
+        if (strncmp(p, name, size) == 0 && strchr(",{", p[size])) return p;
+    }
+    return NULL;
+}
+
+syl_status syl_recipe_quantize_kv(syl_arena *arena, int bits, syl_diag *diag, syl_recipe *recipe) {
+    syl_source source = {recipe->name, recipe->pipeline, strlen(recipe->pipeline)};
+    syl_pipeline *parsed;
+    SYL_TRY(syl_pipeline_parse(arena, &source, diag, &parsed));
+    syl_text canonical = {.arena = arena}, pipeline = {.arena = arena}, json = {.arena = arena};
+    syl_pipeline_print(parsed, &canonical);
+    const char *text = canonical.p ? canonical.p : "", *fuse = find_pass(text, "fuse");
+    if (bits != 8 && bits != 4)
+        return syl_error(diag, SYL_ERR_recipe_kv, SYL_NOWHERE, "a KV cache of %d bits, expected 8 or 4",
+                         bits);
+    if (!fuse || find_pass(text, "quantize-kv"))
+        return syl_error(diag, SYL_ERR_recipe_kv, SYL_NOWHERE,
+                         "recipe '%s' %s, so its KV cache cannot be quantized by an option", recipe->name,
+                         fuse ? "has quantize-kv already" : "has no pass 'fuse'");
+    syl_text_printf(&pipeline, "%.*srotate-keys,quantize-kv%s,%s", (int)(fuse - text), text,
+                    bits == 4 ? "{k=int4 v=int4}" : "", fuse);
+    recipe->pipeline = pipeline.p;
+    recipe->name = syl_arena_printf(arena, "%s-kv%d", recipe->name, bits);
+    recipe->description =
+        syl_arena_printf(arena, "%s; INT%d keys and values in the KV cache", recipe->description, bits);
+    syl_text_printf(&json, "{\"name\": ");
+    syl_json_quote(&json, recipe->name);
+    syl_text_printf(&json, ", \"description\": ");
+    syl_json_quote(&json, recipe->description);
+    syl_text_printf(&json, ", \"pipeline\": ");
+    syl_json_quote(&json, recipe->pipeline);
+    syl_text_printf(&json, "}");
+    recipe->text = json.p;
+    return SYL_OK;
 }
 
 static syl_status read_fields(syl_arena *arena, const syl_source *source, const syl_json *json,

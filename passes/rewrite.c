@@ -46,6 +46,10 @@ bool syl_weight_only_of(const syl_value *weight, bool (*member)(const syl_op *li
     return true;
 }
 
+bool syl_is_branch(const syl_value *weight) {
+    return syl_op_is(weight->def, SYL_OP_low_rank_split) && weight->index < 2;
+}
+
 const char *syl_weight_name(const syl_value *value) {
     while (value->def && value->def->code != SYL_OP_weight && value->def->n_operands > 0)
         value = syl_operand(value->def, 0);
@@ -117,6 +121,26 @@ void syl_rotation_fold(syl_module *module, const syl_rotation *q, syl_op *linear
     syl_op_set_operand(linear, 1, syl_rotation_apply(&b, q, syl_operand(linear, 1), axis));
     if (axis == 0 && linear->n_operands == 3)
         syl_op_set_operand(linear, 2, syl_rotation_apply(&b, q, syl_operand(linear, 2), 0));
+}
+
+/* ---- layers ---- */
+
+static void find_layers(syl_arena *arena, const syl_block *block, syl_op_list *appends) {
+    for (syl_op *op = block->first; op; op = op->next) {
+        if (op->body) find_layers(arena, op->body, appends);
+        if (op->code != SYL_OP_kv_append) continue;
+        bool known = false;
+        for (size_t i = 0; i < appends->ops.n && !known; i++)
+            known = syl_attr_int(appends->ops.p[i], "layer") == syl_attr_int(op, "layer");
+        if (!known) SYL_PUSH(arena, &appends->ops, op);
+    }
+}
+
+syl_op_list syl_first_appends(const syl_pass_ctx *ctx) {
+    syl_op_list appends = {0};
+    for (const syl_func *func = ctx->module->funcs; func; func = func->next)
+        find_layers(ctx->scratch, func->body, &appends);
+    return appends;
 }
 
 /* ---- order ---- */

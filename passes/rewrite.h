@@ -35,6 +35,8 @@ bool syl_linear_is_real(const syl_op *op);
  * of them keeps it one tensor. */
 bool syl_weight_only_of(const syl_value *weight, bool (*member)(const syl_op *linear, void *user),
                         void *user);
+/* True for the U or D of a low_rank_split: what is rounded to bf16 and never quantized. */
+bool syl_is_branch(const syl_value *weight);
 /* The checkpoint name of the first `weight` below a weight-side expression, for remarks. */
 const char *syl_weight_name(const syl_value *value);
 /* True if a hadamard along `axis` stands on the way from a weight-side value to its first weight. */
@@ -64,5 +66,8 @@ void syl_rotation_fold(syl_module *module, const syl_rotation *q, syl_op *linear
 /* Moves the ops that `value` is computed by in front of `before` where they stand behind it in the same
  * block. */
 void syl_hoist(syl_value *value, syl_op *before);
+
+/* The first kv_append of each layer of the cache, in order, over all functions. In the scratch arena. */
+syl_op_list syl_first_appends(const syl_pass_ctx *ctx);
 
 #endif

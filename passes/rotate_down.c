@@ -1,5 +1,5 @@
-/* rotate-down (R4): a gated activation is rotated at run time, and the linear behind it reads the rotated
- * one.
+/* rotate-down (R4): a gated activation, or one behind a nonlinearity, is rotated at run time, and the linear
+ * behind it reads the rotated one.
  *
  *     %m = mul %s, %u                           %m = mul %s, %u
  *     %d = linear %m, %wd                 =>    %h = hadamard %m {axis = 1, factors = [12, 128]}
@@ -35,15 +35,21 @@ static bool feeds_a_linear(const syl_value *m) {
     return false;
 }
 
+/* What makes outliers element by element. */
+static bool is_activation(const syl_op *op) {
+    return op->code == SYL_OP_mul || op->code == SYL_OP_silu || op->code == SYL_OP_gelu;
+}
+
 static void rotate(syl_pass_ctx *ctx, syl_op *mul, const syl_op_list *ops) {
     syl_value *m = syl_result(mul);
+    const char *what = mul->code == SYL_OP_mul ? "a gated activation" : "an activation";
     const char *why = obstacle(ctx, m);
     syl_rotation q;
     if (why) {
-        syl_remark(ctx->diag, mul->loc, "a gated activation is not rotated: %s", why);
+        syl_remark(ctx->diag, mul->loc, "%s is not rotated: %s", what, why);
         return;
     }
-    if (!syl_rotation_choose(ctx, mul->loc, "a gated activation", m->type.dims[1].size, &q)) return;
+    if (!syl_rotation_choose(ctx, mul->loc, what, m->type.dims[1].size, &q)) return;
     syl_builder b = syl_build_after(ctx->module, mul);
     syl_value *rotated = syl_rotation_apply(&b, &q, m, 1);
     for (size_t i = 0; i < ops->ops.n; i++) {
@@ -60,7 +66,7 @@ syl_status syl_pass_rotate_down(syl_pass_ctx *ctx) {
     for (syl_func *func = ctx->module->funcs; func; func = func->next) {
         syl_op_list ops = syl_block_ops(ctx->scratch, func->body);
         for (size_t i = 0; i < ops.ops.n; i++)
-            if (ops.ops.p[i]->code == SYL_OP_mul && feeds_a_linear(syl_result(ops.ops.p[i])))
+            if (is_activation(ops.ops.p[i]) && feeds_a_linear(syl_result(ops.ops.p[i])))
                 rotate(ctx, ops.ops.p[i], &ops);
     }
     return SYL_OK;

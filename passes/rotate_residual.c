@@ -32,7 +32,7 @@ typedef struct stream {
 
 static bool is_connector(const syl_op *op) {
     return op->code == SYL_OP_add || op->code == SYL_OP_take ||
-           (op->code == SYL_OP_rms_norm && op->n_operands == 1);
+           (op->code == SYL_OP_rms_norm && op->n_operands == 1 && syl_attr_int(op, "heads") <= 1);
 }
 
 static bool connects(const syl_op *op, int operand) {

@@ -8,7 +8,7 @@
  * Attention takes weighted sums of value vectors, so its heads come out as a Q, which the projection behind
  * it reads. The cache of a layer outlives a call: every kv_append and every attention of the layer, in all
  * functions, must qualify, or the layer stays as it is. Grouped queries need nothing more, since Q is the
- * same for all heads of a layer. */
+ * same for all heads of a layer. A full_attention, which has no cache, is a layer of its own. */
 #include "passes/rewrite.h"
 
 typedef struct layer {
@@ -32,15 +32,18 @@ static bool is_output(const syl_op *linear, void *user) {
     return false;
 }
 
-static void add_append(layer *l, const syl_op *append) {
-    syl_value *v = syl_operand(append, 2);
-    l->head_dim = syl_operand(append, 0)->type.dims[2].size;
-    if (!syl_linear_is_real(v->def) || v->def->parent != append->parent)
+static void add_values(layer *l, const syl_op *reader, syl_value *v) {
+    if (!syl_linear_is_real(v->def) || v->def->parent != reader->parent)
         l->obstacle = "its values do not come from a linear with a real weight";
     else if (!syl_value_has_one_use(v))
-        l->obstacle = "its values have other readers than the cache";
+        l->obstacle = "its values have other readers than the attention";
     else
         SYL_PUSH(l->ctx->scratch, &l->values, v->def);
+}
+
+static void add_append(layer *l, const syl_op *append) {
+    l->head_dim = syl_operand(append, 0)->type.dims[2].size;
+    add_values(l, append, syl_operand(append, 2));
 }
 
 static void add_attention(layer *l, const syl_op *attention) {
@@ -68,9 +71,10 @@ static void scan(layer *l, const syl_block *block) {
     }
 }
 
-static void rotate_layer(syl_pass_ctx *ctx, syl_loc loc, int64_t number) {
-    layer l = {.ctx = ctx, .number = number};
-    for (const syl_func *func = ctx->module->funcs; func; func = func->next) scan(&l, func->body);
+/* What has been found of a layer is rotated, if nothing is in the way. */
+static void rotate_found(layer *found, syl_loc loc) {
+    layer l = *found;
+    syl_pass_ctx *ctx = l.ctx;
     for (size_t i = 0; i < l.values.n && !l.obstacle; i++) {
         const syl_value *weight = syl_operand(l.values.p[i], 1);
         if (syl_weight_is_rotated(weight, 0))
@@ -82,40 +86,49 @@ static void rotate_layer(syl_pass_ctx *ctx, syl_loc loc, int64_t number) {
         if (!syl_weight_only_of(syl_operand(l.outputs.p[i], 1), is_output, &l))
             l.obstacle = "the output weight has other users too, and would be stored twice";
     if (l.obstacle) {
-        syl_remark(ctx->diag, loc, "the values of layer %lld are not rotated: %s", (long long)number,
+        syl_remark(ctx->diag, loc, "the values of layer %lld are not rotated: %s", (long long)l.number,
                    l.obstacle);
         return;
     }
     syl_rotation q;
-    if (!syl_rotation_choose(ctx, loc,
-                             syl_arena_printf(ctx->scratch, "a value head of layer %lld", (long long)number),
-                             l.head_dim, &q))
+    if (!syl_rotation_choose(
+            ctx, loc, syl_arena_printf(ctx->scratch, "a value head of layer %lld", (long long)l.number),
+            l.head_dim, &q))
         return;
     q.signs = true;
-    q.seed = syl_pass_option_int(ctx, "seed") + number;
+    q.seed = syl_pass_option_int(ctx, "seed") + l.number;
     q.period = l.head_dim;
     for (size_t i = 0; i < l.values.n; i++) syl_rotation_fold(ctx->module, &q, l.values.p[i], 0);
     for (size_t i = 0; i < l.outputs.n; i++) syl_rotation_fold(ctx->module, &q, l.outputs.p[i], 1);
     syl_pass_count(ctx, "layers", 1);
 }
 
-/* Layers in order of their first kv_append. */
-static void find_layers(syl_pass_ctx *ctx, const syl_block *block, syl_op_list *appends) {
+static void rotate_layer(syl_pass_ctx *ctx, syl_loc loc, int64_t number) {
+    layer l = {.ctx = ctx, .number = number};
+    for (const syl_func *func = ctx->module->funcs; func; func = func->next) scan(&l, func->body);
+    rotate_found(&l, loc);
+}
+
+/* Numbered in order, behind the layers of the cache. */
+static void rotate_full(syl_pass_ctx *ctx, const syl_block *block, int64_t *number) {
     for (syl_op *op = block->first; op; op = op->next) {
-        if (op->body) find_layers(ctx, op->body, appends);
-        if (op->code != SYL_OP_kv_append) continue;
-        bool known = false;
-        for (size_t i = 0; i < appends->ops.n && !known; i++)
-            known = syl_attr_int(appends->ops.p[i], "layer") == syl_attr_int(op, "layer");
-        if (!known) SYL_PUSH(ctx->scratch, &appends->ops, op);
+        if (op->body) rotate_full(ctx, op->body, number);
+        if (op->code != SYL_OP_full_attention) continue;
+        layer l = {.ctx = ctx, .number = (*number)++};
+        l.head_dim = op->results[0].type.dims[1].size / syl_attr_int(op, "heads");
+        if (block->owner) l.obstacle = "the layer is fused already";
+        add_values(&l, op, syl_operand(op, 2));
+        add_attention(&l, op);
+        rotate_found(&l, op->loc);
     }
 }
 
 syl_status syl_pass_rotate_values(syl_pass_ctx *ctx) {
-    syl_op_list appends = {0};
-    for (const syl_func *func = ctx->module->funcs; func; func = func->next)
-        find_layers(ctx, func->body, &appends);
+    syl_op_list appends = syl_first_appends(ctx);
     for (size_t i = 0; i < appends.ops.n; i++)
         rotate_layer(ctx, appends.ops.p[i]->loc, syl_attr_int(appends.ops.p[i], "layer"));
+    int64_t number = (int64_t)appends.ops.n;
+    for (const syl_func *func = ctx->module->funcs; func; func = func->next)
+        rotate_full(ctx, func->body, &number);
     return SYL_OK;
 }

@@ -12,7 +12,7 @@
 /* Ops that stay on the weight side or round by themselves. */
 static bool takes_real(const syl_op *op) {
     return op->code == SYL_OP_cast || op->code == SYL_OP_quantize ||
-           (op->n_results == 1 && syl_is_real(&op->results[0]));
+           (op->n_results > 0 && syl_is_real(&op->results[0]));
 }
 
 static void round_value(syl_pass_ctx *ctx, syl_value *value, syl_dtype type) {

@@ -6,7 +6,7 @@
  *       yield %2                                          yield %2
  *     }                                                 }
  * Inside a region everything stays f32; the last op rounds once. Results of the function (logits) and rope
- * tables keep f32, and codes their scheme. A value that is stored in another float type already keeps it;
+ * tables keep f32, and codes their scheme (those in the cache too). A value that is stored in another float type already keeps it;
  * type = f32 changes nothing. */
 #include "passes/rewrite.h"
 
@@ -29,8 +29,13 @@ static void store_results(syl_pass_ctx *ctx, syl_op *fused, syl_dtype type) {
     }
 }
 
+/* A cache with keys or values in f32. */
+static bool stores_floats(const syl_type *type) {
+    return type->kind == SYL_KV && type->dtype == SYL_f32 && !(type->k.bits && type->v.bits);
+}
+
 static void store_kv(syl_value *value, syl_dtype type) {
-    if (value->type.kind == SYL_KV && value->type.dtype == SYL_f32) value->type.dtype = type;
+    if (stores_floats(&value->type)) value->type.dtype = type;
 }
 
 static void store_block(syl_pass_ctx *ctx, syl_block *block, syl_dtype type) {
@@ -49,8 +54,7 @@ syl_status syl_pass_store_activations(syl_pass_ctx *ctx) {
         for (int i = 0; i < func->n_args; i++) store_kv(&func->args[i], type);
         store_block(ctx, func->body, type);
         for (int i = 0; i < func->n_results; i++)
-            if (func->result_types[i].kind == SYL_KV && func->result_types[i].dtype == SYL_f32)
-                func->result_types[i].dtype = type;
+            if (stores_floats(&func->result_types[i])) func->result_types[i].dtype = type;
     }
     return SYL_OK;
 }

@@ -20,6 +20,8 @@ bool syl_artifact_probe(const char *path) {
     return n == sizeof head && head[8] == '{' && !text && memcmp(head, "GGUF", 4) != 0;
 }
 
+const char *const syl_artifact_suffixes[SYL_STORED_PARTS] = {"", ".scale", ".group_scale", ".group_zero"};
+
 static bool st_dtype_of(syl_dtype dtype, syl_st_dtype *out) {
     switch (dtype) {
     case SYL_f32:
@@ -31,29 +33,36 @@ static bool st_dtype_of(syl_dtype dtype, syl_st_dtype *out) {
     case SYL_f16:
         *out = SYL_ST_F16;
         return true;
-    case SYL_int8_channel:
-        *out = SYL_ST_I8;
-        return true;
     default:
-        return false;
+        *out = syl_dtypes[dtype].bits == 8 ? SYL_ST_I8 : SYL_ST_U8;
+        return syl_is_weight_scheme(dtype);
     }
+}
+
+static void set_part(syl_stored *out, int part, syl_st_dtype dtype, int64_t rows, int64_t cols) {
+    out->part[part].dtype = dtype;
+    out->part[part].rank = cols ? 2 : 1;
+    out->part[part].shape[0] = rows;
+    out->part[part].shape[1] = cols;
 }
 
 bool syl_stored_of(const syl_type *type, syl_stored *out) {
     *out = (syl_stored){.parts = 1};
+    const syl_dtype_info *info = &syl_dtypes[type->dtype];
     int64_t elements;
     if (type->kind != SYL_TENSOR || !syl_type_elements(type, &elements)) return false;
     if (!st_dtype_of(type->dtype, &out->part[0].dtype)) return false;
-    out->part[0].suffix = "";
     out->part[0].rank = type->rank;
     for (int i = 0; i < type->rank; i++) out->part[0].shape[i] = type->dims[i].size;
-    if (syl_dtypes[type->dtype].row_scale) {
-        out->parts = 2;
-        out->part[1].suffix = ".scale";
-        out->part[1].dtype = SYL_ST_F32;
-        out->part[1].rank = 1;
-        out->part[1].shape[0] = type->dims[0].size;
-    }
+    if (!syl_is_weight_scheme(type->dtype)) return true;
+    int64_t rows = type->dims[0].size, cols = type->dims[type->rank - 1].size, groups;
+    if (type->rank != 2 || !syl_row_fits(type->dtype, cols)) return false;
+    groups = syl_row_groups(type->dtype, cols);
+    out->parts = info->two_level ? 4 : 2;
+    out->part[0].shape[1] = cols * info->bits / 8;
+    set_part(out, 1, SYL_ST_F32, rows, info->row_scale ? 0 : groups);
+    set_part(out, 2, SYL_ST_U8, rows, groups);
+    set_part(out, 3, SYL_ST_U8, rows, groups);
     return true;
 }
 
@@ -148,6 +157,20 @@ static const char *shape_text(syl_arena *arena, int rank, const int64_t *shape) 
     return text.p;
 }
 
+/* The kernels form (code - zero) * scale in bytes, so they rely on these limits. */
+static syl_status check_group_values(syl_artifact *artifact, const syl_st_tensor *tensor, bool scales,
+                                     syl_diag *diag) {
+    const unsigned char *data = syl_safetensors_data(&artifact->file, tensor);
+    int low = scales ? 1 : 0, high = scales ? SYL_GROUP_SCALE_MAX : SYL_GROUP_ZERO_MAX;
+    for (size_t i = 0; i < tensor->size; i++) {
+        if (data[i] >= low && data[i] <= high) continue;
+        return syl_error(
+            diag, SYL_ERR_artifact_tensor_value, (syl_loc){&artifact->file.source, tensor->offset + i},
+            "element %zu of tensor \"%s\" is %d, expected %d to %d", i, tensor->name, data[i], low, high);
+    }
+    return SYL_OK;
+}
+
 static syl_status check_tensor(void *user, const syl_op *op) {
     tensor_check *check = user;
     syl_artifact *artifact = check->artifact;
@@ -168,7 +191,7 @@ static syl_status check_tensor(void *user, const syl_op *op) {
                          text.p);
     }
     for (int p = 0; p < stored.parts; p++) {
-        const char *full = syl_arena_printf(&artifact->arena, "%s%s", name, stored.part[p].suffix);
+        const char *full = syl_arena_printf(&artifact->arena, "%s%s", name, syl_artifact_suffixes[p]);
         int new;
         *syl_map_slot(&check->wanted, full, strlen(full), &new) = (void *)(uintptr_t)op;
         if (!new) {
@@ -193,6 +216,7 @@ static syl_status check_tensor(void *user, const syl_op *op) {
                              shape_text(&artifact->arena, tensor->rank, tensor->shape),
                              shape_text(&artifact->arena, stored.part[p].rank, stored.part[p].shape));
         }
+        if (p >= 2) SYL_TRY(check_group_values(artifact, tensor, p == 2, check->diag));
     }
     return SYL_OK;
 }

@@ -31,16 +31,19 @@ bool syl_artifact_probe(const char *path);
 SYL_NODISCARD syl_status syl_artifact_open(const char *path, syl_diag *diag, syl_artifact *out);
 void syl_artifact_close(syl_artifact *artifact); /* fine on a zeroed one */
 
-/* How a materialized value is stored: `parts` tensors (1; or 2 with the codes first and the scales under
- * name.scale). */
+/* How a materialized value is stored: `parts` tensors, one of elements; of QUANT types codes (4 bits: two a byte,
+ * the low half first), f32 scales, and of two-level types the groups' integer scales and zero points. The tensor
+ * of part p is called name + syl_artifact_suffixes[p]. */
+enum { SYL_STORED_PARTS = 4 };
+extern const char
+    *const syl_artifact_suffixes[SYL_STORED_PARTS]; /* "", ".scale", ".group_scale", ".group_zero" */
 typedef struct syl_stored {
     int parts;
     struct {
-        const char *suffix; /* "" or ".scale" */
         syl_st_dtype dtype;
         int rank;
         int64_t shape[SYL_MAX_RANK];
-    } part[2];
+    } part[SYL_STORED_PARTS];
 } syl_stored;
 /* False if values of the type cannot be stored (real, INT, symbolic, made at run time). */
 bool syl_stored_of(const syl_type *type, syl_stored *out);

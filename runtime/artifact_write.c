@@ -34,7 +34,7 @@ static syl_status declare_tensor(void *user, const syl_op *op) {
     }
     for (int p = 0; p < stored.parts; p++) {
         if (syl_st_dtype_size(stored.part[p].dtype) != writer->size_class) continue;
-        const char *full = syl_arena_printf(&writer->arena, "%s%s", name, stored.part[p].suffix);
+        const char *full = syl_arena_printf(&writer->arena, "%s%s", name, syl_artifact_suffixes[p]);
         SYL_TRY(declare_part(writer, full, stored.part[p].dtype, stored.part[p].rank, stored.part[p].shape));
     }
     return SYL_OK;
@@ -87,7 +87,7 @@ syl_status syl_artifact_begin(const char *path, const syl_module *module, const 
 syl_status syl_artifact_write(syl_artifact_writer *writer, const char *name, int part, size_t offset,
                               const void *data, size_t size) {
     char full[512];
-    int n = snprintf(full, sizeof full, "%s%s", name, part ? ".scale" : "");
+    int n = snprintf(full, sizeof full, "%s%s", name, syl_artifact_suffixes[part]);
     void *id = n < (int)sizeof full ? syl_map_get_str(&writer->ids, full) : NULL;
     if (!id)
         return syl_error(writer->diag, SYL_ERR_internal, SYL_NOWHERE, "tensor \"%s\" was not declared", name);

@@ -1,10 +1,11 @@
 /* Text to tokens: user (and control) tokens are cut out, what lies between is cut into pieces by the
  * pre-tokenizer, and each piece is merged.
  *
- * Invariant: the bytes of the tokens appended for a text are the text itself, but for bytes that no token
- * expresses. The time is O(n log n) in the length of the longest piece, whatever the text. */
+ * Invariant: the bytes of the tokens appended for a text are the text itself (where the tokenizer normalises:
+ * its NFC), but for bytes that no token expresses. The time is O(n log n) in the length of the longest piece, whatever the text. */
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 #include "runtime/tokenizer_impl.h"
 
 /* White space as Unicode defines it; PCRE2's \s has U+180E too, which the tokenizers' own engines skip. */
@@ -198,12 +199,28 @@ static syl_status split(encoder *e, int stage, const unsigned char *p, size_t si
     return SYL_OK;
 }
 
+/* Well-formed UTF-8, in Unicode's composed form (NFC) if the tokenizer wants that: ASCII is as it is. */
+static syl_status encode_utf8(encoder *e, const unsigned char *p, size_t size) {
+    size_t ascii = 0;
+    while (ascii < size && p[ascii] < 0x80) ascii++;
+    if (!e->t->nfc || ascii == size) return split(e, 0, p, size);
+    utf8proc_uint8_t *composed = NULL;
+    utf8proc_ssize_t n =
+        utf8proc_map(p, (utf8proc_ssize_t)size, &composed, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    if (n < 0)
+        return syl_error(e->diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory to normalise %zu bytes",
+                         size);
+    syl_status status = split(e, 0, composed, (size_t)n);
+    free(composed);
+    return status;
+}
+
 /* Text without whole tokens: runs of UTF-8 are split, what lies between is merged as bytes. */
 static syl_status encode_plain(encoder *e, const unsigned char *p, size_t size) {
     for (size_t at = 0; at < size;) {
         size_t begin = at;
         for (int n; at < size && (n = syl_utf8_next(p + at, size - at)) > 0;) at += (size_t)n;
-        SYL_TRY(split(e, 0, p + begin, at - begin));
+        SYL_TRY(encode_utf8(e, p + begin, at - begin));
         begin = at;
         for (int n; at < size && (n = syl_utf8_next(p + at, size - at)) <= 0;)
             at = n ? at + (size_t)-n : size;

@@ -1,6 +1,7 @@
 /* Loading engines (engine.h): open, plan, pack in parallel, compile. */
 #include "runtime/engine.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -21,20 +22,36 @@ static bool stored_size(const syl_plan_weight *weight, size_t *out) {
     static const size_t sizes[] = {
         [KIR_F32] = 4, [KIR_F64] = 8, [KIR_BF16] = 2, [KIR_F16] = 2, [KIR_I8] = 1, [KIR_I32] = 4};
     size_t cells;
-    return syl_size_mul((size_t)weight->rows, (size_t)weight->cols, &cells) &&
-           syl_size_mul(cells, sizes[weight->elem], out);
+    if (!syl_size_mul((size_t)weight->rows, (size_t)weight->cols, &cells)) return false;
+    return syl_size_mul(weight->codes.bits ? cells / 2 : cells, sizes[weight->elem], out);
 }
 
 typedef struct pack_job {
     const syl_plan_weight *weight;
-    const void *source;
+    syl_host_source source;
     void *packed;
 } pack_job;
 
 static void pack_range(void *user, int64_t begin, int64_t end, int thread) {
     (void)thread;
     const pack_job *job = user;
-    syl_host_pack(job->weight, job->source, job->packed, begin, end);
+    syl_host_pack(job->weight, &job->source, job->packed, begin, end);
+}
+
+/* The parameters of a coded weight's groups; artifact_open has checked the tensors. */
+static const void *part_of(const syl_safetensors *file, const syl_plan_weight *weight, int part) {
+    char name[512];
+    snprintf(name, sizeof name, "%s%s", weight->name, syl_artifact_suffixes[part]);
+    const syl_st_tensor *tensor = syl_safetensors_find(file, name);
+    return tensor ? syl_safetensors_data(file, tensor) : NULL;
+}
+
+static bool find_source(const syl_safetensors *file, const syl_plan_weight *weight, syl_host_source *out) {
+    if (!weight->codes.group) return true;
+    out->scales = part_of(file, weight, 1);
+    out->group_scale = part_of(file, weight, 2);
+    out->group_zero = part_of(file, weight, 3);
+    return out->scales && (!weight->codes.two_level || (out->group_scale && out->group_zero));
 }
 
 static syl_status prepare_weight(syl_engine *engine, size_t i, syl_pool *pool, syl_diag *diag) {
@@ -42,11 +59,13 @@ static syl_status prepare_weight(syl_engine *engine, size_t i, syl_pool *pool, s
     const syl_safetensors *file = &engine->artifact.file;
     const syl_st_tensor *tensor = syl_safetensors_find(file, weight->name);
     size_t stored, size;
-    if (!tensor || !stored_size(weight, &stored) || stored != tensor->size) {
+    syl_host_source parts = {0};
+    if (!tensor || !stored_size(weight, &stored) || stored != tensor->size ||
+        !find_source(file, weight, &parts)) {
         return syl_error(diag, SYL_ERR_internal, SYL_NOWHERE,
                          "the plan reads tensor \"%s\" otherwise than it is stored", weight->name);
     }
-    const void *source = syl_safetensors_data(file, tensor);
+    const void *source = parts.data = syl_safetensors_data(file, tensor);
     if (!weight->packed && tensor->offset + tensor->size + READ_SLACK <= file->mapping.size) {
         engine->weights[i] = source; /* as stored; the slack is inside the mapping */
         return SYL_OK;
@@ -68,7 +87,7 @@ static syl_status prepare_weight(syl_engine *engine, size_t i, syl_pool *pool, s
         memcpy(memory, source, stored);
         return SYL_OK;
     }
-    pack_job job = {weight, source, memory};
+    pack_job job = {weight, parts, memory};
     syl_pool_for(pool, syl_host_panels(weight), 16, pack_range, &job);
     engine->stats.packed_bytes += size;
     return SYL_OK;
@@ -84,12 +103,23 @@ static syl_status prepare_weights(syl_engine *engine, syl_pool *pool, syl_diag *
     return SYL_OK;
 }
 
+/* Whether it is a language model is found out without a word: exec.h says why it isn't one when it is asked for. */
+static syl_status find_signature(syl_engine *engine, syl_diag *diag) {
+    const syl_module *module = engine->artifact.module;
+    if (!syl_module_func(module, "forward")) return syl_signature_find(module, diag, &engine->signature);
+    syl_diag *quiet = syl_diag_create(NULL, NULL);
+    if (!quiet) return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for messages");
+    engine->is_language_model = syl_signature_find(module, quiet, &engine->signature) == SYL_OK;
+    syl_diag_destroy(quiet);
+    return SYL_OK;
+}
+
 static syl_status load(syl_engine *engine, const char *path, const syl_engine_options *options,
                        syl_pool *pool, syl_diag *diag) {
     syl_engine_stats *stats = &engine->stats;
     double start = seconds_now();
     SYL_TRY(syl_artifact_open(path, diag, &engine->artifact));
-    SYL_TRY(syl_signature_find(engine->artifact.module, diag, &engine->signature));
+    SYL_TRY(find_signature(engine, diag));
     SYL_TRY(syl_host_target_find(options->cpu ? options->cpu : "host", diag, &engine->target));
     SYL_TRY(syl_plan_create(engine->artifact.module, &engine->target, diag, &engine->plan));
     double opened = seconds_now();

@@ -42,7 +42,8 @@ typedef struct syl_engine_stats {
 typedef struct syl_engine {
     syl_artifact artifact;
     syl_host_target target;
-    syl_signature signature;
+    bool is_language_model;  /* @forward is a language model's: */
+    syl_signature signature; /* then exec.h runs it; else function.h may */
     syl_plan *plan;
     syl_host_code *code;
     const void **weights; /* one for each plan->weights: into the mapping, or owned */
@@ -63,5 +64,8 @@ void syl_engine_destroy(syl_engine *engine); /* NULL is fine; after its contexts
  * made (0700) if it is missing. Refuses a folder of another owner or that others may write (error
  * cache-folder). NULL in *out where there is no home. */
 SYL_NODISCARD syl_status syl_cache_folder(syl_arena *arena, syl_diag *diag, const char **out);
+/* Makes a folder and those above it (0700) where they are missing, and refuses one of another owner, one that
+ * others may write, or that cannot be read and written (error cache-folder). */
+SYL_NODISCARD syl_status syl_private_folder(const char *path, syl_diag *diag);
 
 #endif

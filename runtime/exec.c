@@ -1,4 +1,4 @@
-/* Running a plan (exec.h): every input is checked before the first step, so the generated code, which checks
+/* Running a language model (exec.h): every input is checked before the first step, so the generated code, which checks
  * nothing, stays inside its buffers. */
 #include "runtime/exec.h"
 
@@ -6,15 +6,9 @@
 #include <string.h>
 
 #include "base/size.h"
+#include "runtime/steps.h"
 
-enum {
-    READ_SLACK = 64, /* kernels may read so many bytes behind a buffer's end */
-    MAX_ARGS = 64,
-    DEFAULT_CONTEXT = 4096,
-    SMALL_WORK = 32 << 10, /* scalar operations below which waking a worker costs more than it gives */
-    RANGES_PER_THREAD =
-        4, /* ranges a thread takes of a parallel step: enough to even out, few enough to stream */
-};
+enum { DEFAULT_CONTEXT = 4096 };
 
 struct syl_context {
     const syl_engine *engine;
@@ -23,15 +17,10 @@ struct syl_context {
     int sequences;
     int64_t limit;
 
-    int64_t cap_tokens, cap_rows; /* sizes the buffers are made for */
-    unsigned char *arena;         /* all slots */
-    size_t arena_size;
-    size_t *slot_offset;
+    syl_steps steps;
+    int64_t cap_tokens, cap_rows;     /* sizes the inputs and logits are made for */
     int32_t *inputs[SYL_INPUT_COUNT]; /* by role; the cache has none */
     float *logits;
-
-    unsigned char *scratch; /* `scratch_stride` bytes a thread */
-    size_t scratch_stride;
 
     int64_t n_tokens, n_rows; /* of the current run */
     int64_t *next;            /* [sequences] length of each sequence while a batch is checked */
@@ -47,39 +36,16 @@ static syl_status make_cache(syl_context *context, syl_diag *diag) {
     const syl_plan *plan = context->engine->plan;
     if (!context->engine->signature.has[SYL_INPUT_CACHE]) return SYL_OK;
     syl_kv_shape shape = {.layers = plan->cache_layers,
-                          .heads = plan->cache_heads,
-                          .head_dim = plan->cache_dim,
-                          .elem = plan->cache_elem,
+                          .cache = plan->cache,
                           .sequences = context->sequences,
                           .context = context->limit};
     return syl_kv_create(&shape, diag, &context->kv);
 }
 
-static syl_status make_scratch(syl_context *context, syl_diag *diag) {
-    const syl_plan *plan = context->engine->plan;
-    size_t largest = 64, total;
-    for (size_t i = 0; i < plan->kernels.n; i++) {
-        if (plan->kernels.p[i]->buffers.n > MAX_ARGS) {
-            return syl_error(diag, SYL_ERR_exec_signature, SYL_NOWHERE,
-                             "kernel %s has %zu buffers, at most %d are supported", plan->kernels.p[i]->name,
-                             plan->kernels.p[i]->buffers.n, MAX_ARGS);
-        }
-        size_t size = (size_t)kir_scratch(plan->kernels.p[i]);
-        if (size > largest) largest = size;
-    }
-    /* a page apart, so that threads don't share cache lines or prefetched neighbours */
-    if (!syl_size_align(largest, 4096, &largest) ||
-        !syl_size_mul(largest, (size_t)syl_pool_threads(context->pool), &total)) {
-        return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE,
-                         "the kernels need too much scratch memory");
-    }
-    context->scratch_stride = largest;
-    context->scratch = syl_alloc_aligned(total);
-    return context->scratch ? SYL_OK : no_memory(diag, "the kernels' scratch memory");
-}
-
 static syl_status create(syl_context *context, const syl_context_options *options, syl_diag *diag) {
     const syl_engine *engine = context->engine;
+    syl_signature signature;
+    if (!engine->is_language_model) return syl_signature_find(engine->artifact.module, diag, &signature);
     context->sequences = options->sequences > 0 ? options->sequences : 1;
     int64_t trained = engine->artifact.context_length;
     context->limit = options->context > 0 ? options->context : trained > 0 ? trained : DEFAULT_CONTEXT;
@@ -89,11 +55,9 @@ static syl_status create(syl_context *context, const syl_context_options *option
                          (long long)context->limit, (long long)trained);
     }
     context->next = calloc((size_t)context->sequences, sizeof *context->next);
-    size_t n_slots = engine->plan->slots.n;
-    context->slot_offset = calloc(n_slots ? n_slots : 1, sizeof *context->slot_offset);
-    if (!context->next || !context->slot_offset) return no_memory(diag, "a context");
+    if (!context->next) return no_memory(diag, "a context");
     SYL_TRY(make_cache(context, diag));
-    return make_scratch(context, diag);
+    return syl_steps_create(engine, context->pool, diag, &context->steps);
 }
 
 syl_status syl_context_create(const syl_engine *engine, syl_pool *pool, const syl_context_options *options,
@@ -113,10 +77,8 @@ syl_status syl_context_create(const syl_engine *engine, syl_pool *pool, const sy
 }
 
 static void free_buffers(syl_context *context) {
-    free(context->arena);
     free(context->logits);
     for (int r = 0; r < SYL_INPUT_COUNT; r++) free(context->inputs[r]);
-    context->arena = NULL;
     context->logits = NULL;
     memset(context->inputs, 0, sizeof context->inputs);
     context->cap_tokens = context->cap_rows = 0;
@@ -125,9 +87,8 @@ static void free_buffers(syl_context *context) {
 void syl_context_destroy(syl_context *context) {
     if (!context) return;
     free_buffers(context);
+    syl_steps_destroy(&context->steps);
     syl_kv_destroy(context->kv);
-    free(context->slot_offset);
-    free(context->scratch);
     free(context->next);
     free(context);
 }
@@ -139,43 +100,34 @@ static int64_t rows_of(const syl_plan *plan, syl_rows rows, int64_t n_tokens, in
     return plan->symbols[rows] && strcmp(plan->symbols[rows], "R") == 0 ? n_rows : n_tokens;
 }
 
-static bool add_region(size_t *total, int64_t rows, int64_t row_bytes, size_t *offset) {
-    size_t bytes;
-    *offset = *total;
-    return syl_size_mul((size_t)rows, (size_t)row_bytes, &bytes) &&
-           syl_size_add(bytes, *total + READ_SLACK, total) && syl_size_align(*total, 64, total);
+/* Bytes of a buffer with slack behind it. */
+static bool buffer_size(int64_t rows, int64_t row_bytes, size_t *out) {
+    return syl_size_mul((size_t)rows, (size_t)row_bytes, out) && syl_size_add(*out, SYL_READ_SLACK, out);
 }
 
 static syl_status allocate(syl_context *context, int64_t tokens, int64_t rows, syl_diag *diag) {
     const syl_plan *plan = context->engine->plan;
     const syl_signature *signature = &context->engine->signature;
-    size_t total = 0, logits = 0, offset;
-    for (size_t i = 0; i < plan->slots.n; i++) {
-        const syl_plan_slot *slot = &plan->slots.p[i];
-        if (!add_region(&total, rows_of(plan, slot->rows, tokens, rows), slot->row_bytes,
-                        &context->slot_offset[i])) {
-            return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE,
-                             "activations of %lld tokens are too large", (long long)tokens);
-        }
-    }
-    if (!add_region(&logits, signature->logits_by_rows ? rows : tokens, 4 * signature->vocab, &offset)) {
+    int64_t sizes[2];
+    for (int s = 0; s < 2; s++) sizes[s] = rows_of(plan, (syl_rows)s, tokens, rows);
+    SYL_TRY(syl_steps_reserve(&context->steps, sizes, diag));
+    size_t logits;
+    if (!buffer_size(signature->logits_by_rows ? rows : tokens, 4 * signature->vocab, &logits)) {
         return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "logits of %lld rows are too large",
                          (long long)rows);
     }
-    context->arena = syl_alloc_aligned(total);
-    context->arena_size = total;
     context->logits = syl_alloc_aligned(logits);
-    bool ok = context->arena && context->logits;
+    bool ok = context->logits != NULL;
     for (int r = 0; r < SYL_INPUT_CACHE; r++) {
         int64_t n = r == SYL_INPUT_ROWS ? rows : tokens;
-        context->inputs[r] = syl_alloc_aligned((size_t)n * sizeof(int32_t) + READ_SLACK);
+        context->inputs[r] = syl_alloc_aligned((size_t)n * sizeof(int32_t) + SYL_READ_SLACK);
         ok = ok && context->inputs[r];
     }
     return ok ? SYL_OK : no_memory(diag, "activations");
 }
 
 static syl_status grow_buffers(syl_context *context, int64_t tokens, int64_t rows, syl_diag *diag) {
-    if (context->arena && tokens <= context->cap_tokens && rows <= context->cap_rows) return SYL_OK;
+    if (context->logits && tokens <= context->cap_tokens && rows <= context->cap_rows) return SYL_OK;
     if (tokens < context->cap_tokens) tokens = context->cap_tokens;
     if (rows < context->cap_rows) rows = context->cap_rows;
     free_buffers(context);
@@ -243,70 +195,16 @@ static syl_status extend_cache(syl_context *context, syl_diag *diag) {
 
 /* ---- steps ---- */
 
-static void *argument(const syl_context *context, const syl_plan_arg *arg) {
-    const syl_engine *engine = context->engine;
-    unsigned char *base = NULL;
-    switch (arg->kind) {
-    case SYL_ARG_SLOT:
-        base = context->arena + context->slot_offset[arg->index];
-        break;
-    case SYL_ARG_INPUT:
-        base = (void *)context->inputs[engine->signature.roles[arg->index]];
-        break;
-    case SYL_ARG_OUTPUT:
-        base = (void *)context->logits;
-        break;
-    case SYL_ARG_WEIGHT:
-        base = (void *)(uintptr_t)engine->weights[arg->index];
-        break;
-    case SYL_ARG_CACHE:
-        return (void *)(uintptr_t)syl_kv_view_of(context->kv, arg->index);
-    }
-    return base + arg->offset;
-}
-
-typedef struct step_job {
-    syl_context *context;
-    kir_function function;
-    int64_t rows;
-    void *args[MAX_ARGS];
-} step_job;
-
-static void run_tasks(void *user, int64_t begin, int64_t end, int thread) {
-    step_job *job = user;
-    void *scratch = job->context->scratch + (size_t)thread * job->context->scratch_stride;
-    job->function(job->args, job->rows, begin, end, scratch);
-}
-
-/* A rough number of scalar operations, to tell steps that are worth a second thread from those that aren't.
- */
-static double work_of(const syl_context *context, const kir_kernel *kernel, int64_t rows) {
-    switch (kernel->kind) {
-    case KIR_GEMM:
-        return (double)rows * (double)kernel->gemm.n * (double)kernel->gemm.k;
-    case KIR_ROWS:
-        return (double)rows * (double)kernel->cols * (double)kernel->body.n;
-    case KIR_ATTENTION:
-        break;
-    }
-    double positions = 0;
-    for (int64_t t = 0; t < rows; t++) positions += context->inputs[SYL_INPUT_POS][t] + 1;
-    return 2 * positions * kernel->attention.heads * kernel->attention.head_dim;
-}
-
-static void run_step(syl_context *context, const syl_plan_step *step) {
-    const syl_engine *engine = context->engine;
-    const kir_kernel *kernel = engine->plan->kernels.p[step->kernel];
-    step_job job = {.context = context,
-                    .function = syl_host_function(engine->code, step->kernel),
-                    .rows = rows_of(engine->plan, step->rows, context->n_tokens, context->n_rows)};
-    if (job.rows == 0) return;
-    for (int i = 0; i < step->n_args; i++) job.args[i] = argument(context, &step->args[i]);
-    int64_t tasks = kir_tasks(kernel, job.rows), grain = tasks;
-    if (work_of(context, kernel, job.rows) >= SMALL_WORK) {
-        grain = syl_ceil_div(tasks, (int64_t)syl_pool_threads(context->pool) * RANGES_PER_THREAD);
-    }
-    syl_pool_for(context->pool, tasks, grain, run_tasks, &job);
+static void run_steps(syl_context *context) {
+    const syl_signature *signature = &context->engine->signature;
+    const syl_plan *plan = context->engine->plan;
+    void *inputs[SYL_INPUT_COUNT] = {0}, *outputs[SYL_INPUT_COUNT] = {0};
+    for (int i = 0; i < signature->n_args; i++) inputs[i] = context->inputs[signature->roles[i]];
+    outputs[signature->logits] = context->logits;
+    syl_steps_io io = {
+        .inputs = inputs, .outputs = outputs, .kv = context->kv, .pos = context->inputs[SYL_INPUT_POS]};
+    for (int s = 0; s < 2; s++) io.rows[s] = rows_of(plan, (syl_rows)s, context->n_tokens, context->n_rows);
+    syl_steps_run(&context->steps, &io);
 }
 
 syl_status syl_context_run(syl_context *context, const syl_batch *batch, syl_diag *diag) {
@@ -320,8 +218,7 @@ syl_status syl_context_run(syl_context *context, const syl_batch *batch, syl_dia
     SYL_TRY(extend_cache(context, diag));
     context->n_tokens = batch->n_tokens;
     context->n_rows = batch->n_rows;
-    const syl_plan *plan = context->engine->plan;
-    for (size_t i = 0; i < plan->steps.n; i++) run_step(context, &plan->steps.p[i]);
+    run_steps(context);
     return SYL_OK;
 }
 
@@ -350,5 +247,5 @@ void syl_context_truncate(syl_context *context, int sequence, int64_t length) {
 }
 
 size_t syl_context_bytes(const syl_context *context) {
-    return context->arena_size + (context->kv ? syl_kv_bytes(context->kv) : 0);
+    return context->steps.arena_size + (context->kv ? syl_kv_bytes(context->kv) : 0);
 }

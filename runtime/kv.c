@@ -8,7 +8,8 @@
 
 struct syl_kv {
     syl_kv_shape shape;
-    size_t elem_size, page_size;
+    kir_cache_layout layout; /* of a head */
+    size_t page_size;
     int64_t stride; /* pages a sequence may have: width of the table */
     void **pages;   /* page number -> memory */
     int32_t n_pages, cap_pages;
@@ -19,16 +20,13 @@ struct syl_kv {
     syl_kv_view *views; /* [layers] */
 };
 
-static size_t elem_size(kir_type elem) {
-    return elem == KIR_F32 ? 4 : 2;
-}
-
 syl_status syl_kv_create(const syl_kv_shape *shape, syl_diag *diag, syl_kv **out) {
     *out = NULL;
-    size_t page = elem_size(shape->elem), cells;
+    kir_cache_layout layout =
+        kir_cache_layout_of(&shape->cache); /* fits: a head has fewer than 2^31 features */
+    size_t page = (size_t)layout.size, cells;
     if (!syl_size_mul(page, (size_t)shape->layers, &page) ||
-        !syl_size_mul(page, (size_t)shape->heads, &page) ||
-        !syl_size_mul(page, (size_t)shape->head_dim, &page) || !syl_size_mul(page, 2 * SYL_KV_PAGE, &page)) {
+        !syl_size_mul(page, (size_t)shape->cache.heads, &page)) {
         return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "the KV cache's page size overflows");
     }
     int64_t stride = syl_ceil_div(shape->context, SYL_KV_PAGE);
@@ -39,8 +37,7 @@ syl_status syl_kv_create(const syl_kv_shape *shape, syl_diag *diag, syl_kv **out
     }
     syl_kv *kv = calloc(1, sizeof *kv);
     if (kv) {
-        *kv = (syl_kv){
-            .shape = *shape, .elem_size = elem_size(shape->elem), .page_size = page, .stride = stride};
+        *kv = (syl_kv){.shape = *shape, .layout = layout, .page_size = page, .stride = stride};
         kv->table = calloc(cells ? cells : 1, sizeof *kv->table);
         kv->lengths = calloc((size_t)shape->sequences, sizeof *kv->lengths);
         kv->views = calloc((size_t)shape->layers, sizeof *kv->views);
@@ -49,8 +46,7 @@ syl_status syl_kv_create(const syl_kv_shape *shape, syl_diag *diag, syl_kv **out
         syl_kv_destroy(kv);
         return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for the KV cache's page table");
     }
-    int64_t layer_size =
-        (int64_t)shape->heads * shape->head_dim * SYL_KV_PAGE * 2; /* fits: the page size does */
+    int64_t layer_size = shape->cache.heads * layout.size; /* fits: the page size does */
     for (int i = 0; i < shape->layers; i++) {
         kv->views[i] =
             (syl_kv_view){.table = kv->table, .table_stride = stride, .layer_offset = i * layer_size};
@@ -136,14 +132,25 @@ syl_status syl_kv_extend(syl_kv *kv, int sequence, int64_t length, syl_diag *dia
     return SYL_OK;
 }
 
+/* Zeroes the columns [begin, SYL_KV_PAGE) of elements[rows][SYL_KV_PAGE]. */
+static void clear_columns(unsigned char *elements, int64_t begin, int64_t rows, int64_t size) {
+    for (int64_t r = 0; r < rows; r++)
+        memset(elements + (r * SYL_KV_PAGE + begin) * size, 0, (size_t)((SYL_KV_PAGE - begin) * size));
+}
+
 /* Zeroes the positions [begin, SYL_KV_PAGE) of a page. */
 static void clear_tail(const syl_kv *kv, unsigned char *page, int64_t begin) {
-    size_t e = kv->elem_size, dim = (size_t)kv->shape.head_dim, row = SYL_KV_PAGE * e;
-    size_t tail = (size_t)(SYL_KV_PAGE - begin);
-    for (int i = 0; i < kv->shape.layers * kv->shape.heads; i++) {
-        for (size_t d = 0; d < dim; d++, page += row) memset(page + (size_t)begin * e, 0, tail * e);
-        memset(page + (size_t)begin * dim * e, 0, tail * dim * e);
-        page += dim * row;
+    const kir_cache *cache = &kv->shape.cache;
+    int64_t groups = kir_cache_groups(cache, cache->k) + kir_cache_groups(cache, cache->v);
+    for (int64_t i = 0; i < (int64_t)kv->shape.layers * cache->heads; i++, page += kv->layout.size) {
+        clear_columns(page, begin, kir_cache_units(cache, cache->k), kir_cache_unit(cache, cache->k));
+        size_t value = (size_t)(kir_cache_unit(cache, cache->v) * kir_cache_units(cache, cache->v));
+        memset(page + kv->layout.values + (size_t)begin * value, 0, (size_t)(SYL_KV_PAGE - begin) * value);
+        for (int64_t g = 0; g < groups; g++) {
+            unsigned char *scales = page + kv->layout.k_groups + g * KIR_GROUP_BYTES;
+            clear_columns(scales, begin, 1, 2);
+            clear_columns(scales + KIR_GROUP_ZEROS, begin, 1, 1);
+        }
     }
 }
 

@@ -9,8 +9,8 @@
 #include "codegen/kir.h"
 
 typedef struct syl_kv_shape {
-    int layers, heads, head_dim;
-    kir_type elem;   /* KIR_F32, KIR_BF16 or KIR_F16 */
+    int layers;
+    kir_cache cache; /* of each layer */
     int sequences;   /* sequences are numbered from 0 */
     int64_t context; /* positions a sequence may have */
 } syl_kv_shape;

@@ -105,6 +105,16 @@ syl_status syl_signature_find(const syl_module *module, syl_diag *diag, syl_sign
                          "@forward has %d arguments, at most %d have a meaning", func->n_args,
                          SYL_INPUT_COUNT);
     }
+    if (func->n_results > SYL_INPUT_COUNT)
+        return syl_error(diag, SYL_ERR_exec_signature, func->loc, "@forward has %d results", func->n_results);
+    for (const syl_op *op = func->body->first; op; op = op->next) {
+        const syl_op *inner = op->body ? op->body->first : op;
+        for (; inner; inner = op->body ? inner->next : NULL)
+            if (inner->code == SYL_OP_full_attention)
+                return syl_error(diag, SYL_ERR_exec_signature, inner->loc,
+                                 "%s is no part of a language model: run it as a function of tensors",
+                                 syl_ops[inner->code].name);
+    }
     out->n_args = func->n_args;
     for (int i = 0; i < func->n_args; i++) {
         syl_input_role role;

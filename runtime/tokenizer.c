@@ -302,9 +302,17 @@ static syl_status read_chat(loader *l) {
                                       loc_of(l, cJSON_GetObjectItemCaseSensitive(chat, "format")), l->diag);
 }
 
+static syl_status read_normalizer(loader *l) {
+    const cJSON *node = cJSON_GetObjectItemCaseSensitive(l->root, "normalizer");
+    l->t->nfc = cJSON_IsString(node) && strcmp(node->valuestring, "nfc") == 0;
+    if (!node || l->t->nfc) return SYL_OK;
+    return syl_error(l->diag, SYL_ERR_tokenizer_format, loc_of(l, node),
+                     "'normalizer' must be \"nfc\" or absent");
+}
+
 static syl_status load(loader *l) {
-    static const char *const keys[] = {"type", "pre", "tokens",  "types", "merges", "bos",
-                                       "eos",  "unk", "add_bos", "chat",  NULL};
+    static const char *const keys[] = {"type", "pre", "tokens",  "types", "merges",     "bos",
+                                       "eos",  "unk", "add_bos", "chat",  "normalizer", NULL};
     syl_tokenizer *t = l->t;
     const char *type, *pre;
     if (!cJSON_IsObject(l->root))
@@ -319,6 +327,7 @@ static syl_status load(loader *l) {
     SYL_TRY(syl_json_string(l->json, l->root, "pre", l->diag, &pre));
     SYL_TRY(syl_tokenizer_prepare_split(t, pre, loc_of(l, cJSON_GetObjectItemCaseSensitive(l->root, "pre")),
                                         l->diag));
+    SYL_TRY(read_normalizer(l));
     SYL_TRY(read_tokens(l));
     SYL_TRY(read_types(l));
     index_tokens(l);

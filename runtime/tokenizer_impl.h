@@ -50,6 +50,7 @@ struct syl_tokenizer {
     int32_t n_ends;
     int32_t bos, unk; /* -1: none */
     bool add_bos;
+    bool nfc;         /* text is normalised to NFC before it is cut */
     syl_map by_bytes; /* ordinary tokens: their entry in `tokens`; filled only if pre->whole_pieces */
     const syl_pre_tokenizer *pre;
     pcre2_code *stages[SYL_MAX_SPLIT_STAGES];

@@ -41,9 +41,39 @@ if(NOT SYL_SANITIZE)
   set_tests_properties(mutations/passes PROPERTIES TIMEOUT 300 ENVIRONMENT "${environment}")
 endif()
 
+# The verbs that look at things, and compiles that are killed: 10 here, by hand more (docs/testing.md)
+add_test(NAME tools/verbs COMMAND ${python} ${CMAKE_CURRENT_SOURCE_DIR}/tools.py $<TARGET_FILE:syl> ${work}/tools)
+add_test(NAME tools/kill COMMAND ${python} ${CMAKE_CURRENT_SOURCE_DIR}/kill.py $<TARGET_FILE:syl> ${work}/kill 10)
+set_tests_properties(tools/verbs tools/kill PROPERTIES TIMEOUT 300 ENVIRONMENT "${environment}")
+
 # Logits against NumPy
 add_test(NAME golden/random-llama COMMAND ${python} ${CMAKE_CURRENT_SOURCE_DIR}/goldens/run.py $<TARGET_FILE:syl> ${work}/golden)
 set_tests_properties(golden/random-llama PROPERTIES ENVIRONMENT "${environment}")
+add_test(NAME golden/tensors COMMAND ${python} ${CMAKE_CURRENT_SOURCE_DIR}/goldens/tensors.py $<TARGET_FILE:syl> ${work}/golden-tensors)
+set_tests_properties(golden/tensors PROPERTIES ENVIRONMENT "${environment}" TIMEOUT 300)
+# Pictures, a few of the protocol of bench/emoji_psnr.py: not one may come out otherwise in f32, and INT8 may not be seen
+add_test(NAME model/emoji-dit-f32 COMMAND ${python} ${CMAKE_SOURCE_DIR}/bench/emoji_psnr.py $<TARGET_FILE:syl> f32 f32-rotated --pictures 4 --at-least 80)
+add_test(NAME model/emoji-dit-w8a8 COMMAND ${python} ${CMAKE_SOURCE_DIR}/bench/emoji_psnr.py $<TARGET_FILE:syl> w8a8 --pictures 4 --at-least 48)
+set_tests_properties(model/emoji-dit-f32 model/emoji-dit-w8a8 PROPERTIES LABELS model RUN_SERIAL ON TIMEOUT 600 ENVIRONMENT "${environment}")
+foreach(name llama mistral qwen2 qwen3)
+  add_test(NAME golden/hf-${name} COMMAND ${python} ${CMAKE_CURRENT_SOURCE_DIR}/goldens/run_hf.py $<TARGET_FILE:syl> ${work}/golden-hf ${name})
+  set_tests_properties(golden/hf-${name} PROPERTIES ENVIRONMENT "${environment}")
+endforeach()
+
+# The public API from outside. Sanitizers change what a library exports and what Python can load: there the threads alone.
+function(api_test name)
+  add_test(NAME api/${name} COMMAND ${python} ${CMAKE_CURRENT_SOURCE_DIR}/api/run.py ${name} ${CMAKE_BINARY_DIR} ${work}/api-${name})
+  set_tests_properties(api/${name} PROPERTIES ENVIRONMENT "${environment};TSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/api/tsan.txt history_size=4")
+endfunction()
+api_test(header)
+set_tests_properties(api/header PROPERTIES LABELS style)
+if(SYL_SHARED AND SYL_SANITIZE)
+  api_test(threads)
+elseif(SYL_SHARED)
+  api_test(symbols)
+  api_test(examples)
+  api_test(install)
+endif()
 
 # The real model: model_test(NAME [SETUP RECIPE] [NEEDS RECIPES...]); SETUP compiles, NEEDS waits for what was compiled
 set(gguf ${CMAKE_SOURCE_DIR}/models/SmolLM2-135M-Instruct.Q4_1.gguf)

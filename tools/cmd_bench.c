@@ -41,24 +41,27 @@ static double median(double *values, int64_t n) {
     return n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
 }
 
-static syl_status run_once(tool *t, const settings *s, syl_lm *lm, const int32_t *ids, double *prefill_s,
+typedef struct bench {
+    syl_program_info info;
+    syl_session *session;
+    int threads;
+} bench;
+
+static syl_status run_once(const settings *s, const bench *b, const int32_t *ids, double *prefill_s,
                            double *decode_s) {
-    const float *logits;
-    syl_context_truncate(lm->context, 0, 0);
+    SYL_TRY(syl_session_truncate(b->session, 0, 0));
     double start = tool_seconds();
-    SYL_TRY(syl_lm_prefill(lm, 0, ids, s->prompt, t->diag, &logits));
+    SYL_TRY(syl_session_read(b->session, 0, ids, (size_t)s->prompt, NULL));
     double middle = tool_seconds();
     for (int64_t i = 0; i < s->new_tokens; i++)
-        SYL_TRY(syl_lm_prefill(lm, 0, ids + s->prompt + i, 1, t->diag, &logits));
+        SYL_TRY(syl_session_read(b->session, 0, ids + s->prompt + i, 1, NULL));
     *prefill_s = middle - start;
     *decode_s = tool_seconds() - middle;
     return SYL_OK;
 }
 
-static syl_status report(tool *t, const settings *s, const syl_lm *lm, double load_s, double first_s,
+static syl_status report(tool *t, const settings *s, const bench *b, double load_s, double first_s,
                          double prefill, double decode) {
-    const syl_engine_stats *stats = &lm->engine->stats;
-    int threads = syl_pool_threads(t->pool);
     if (t->json) {
         tool_json json = tool_json_begin(t);
         tool_json_number(&json, "prefill_tokens_per_s", prefill);
@@ -68,12 +71,12 @@ static syl_status report(tool *t, const settings *s, const syl_lm *lm, double lo
         tool_json_int(&json, "prompt_tokens", s->prompt);
         tool_json_int(&json, "tokens", s->new_tokens);
         tool_json_int(&json, "repeat", s->repeat);
-        tool_json_int(&json, "threads", threads);
-        tool_json_int(&json, "kernels", stats->kernels);
-        tool_json_int(&json, "kernels_compiled", stats->compiled);
-        tool_json_int(&json, "packed_bytes", (int64_t)stats->packed_bytes);
-        tool_json_int(&json, "context_bytes", (int64_t)syl_context_bytes(lm->context));
-        tool_json_text(&json, "cpu", lm->engine->target.cpu);
+        tool_json_int(&json, "threads", b->threads);
+        tool_json_int(&json, "kernels", b->info.kernels);
+        tool_json_int(&json, "kernels_compiled", b->info.kernels_compiled);
+        tool_json_int(&json, "packed_bytes", (int64_t)b->info.packed_bytes);
+        tool_json_int(&json, "context_bytes", (int64_t)syl_session_bytes(b->session));
+        tool_json_text(&json, "cpu", b->info.cpu);
         return tool_json_end(t, &json);
     }
     syl_text text = {.arena = &t->arena};
@@ -83,42 +86,42 @@ static syl_status report(tool *t, const settings *s, const syl_lm *lm, double lo
         "load     %9.3f s         (first token of a prompt of %d: %.3f s)\n%d threads, %s, median of %lld "
         "runs\n",
         prefill, (long long)s->prompt, decode, (long long)s->new_tokens, load_s, FIRST_PROMPT, first_s,
-        threads, lm->engine->target.cpu, (long long)s->repeat);
+        b->threads, b->info.cpu, (long long)s->repeat);
     return tool_print(t, text.p, text.n);
 }
 
-static syl_status measure(tool *t, const settings *s, syl_lm *lm, double start, double load_s) {
+static syl_status measure(tool *t, const settings *s, const bench *b, double start, double load_s) {
     int64_t n = s->prompt + s->new_tokens > FIRST_PROMPT ? s->prompt + s->new_tokens : FIRST_PROMPT;
     int32_t *ids = SYL_NEW_ARRAY(&t->arena, int32_t, (size_t)n);
     double *prefill = SYL_NEW_ARRAY(&t->arena, double, (size_t)s->repeat),
            *decode = SYL_NEW_ARRAY(&t->arena, double, (size_t)s->repeat);
-    const float *logits;
-    fill_ids(ids, n, lm->engine->signature.id_limit);
-    SYL_TRY(syl_lm_prefill(lm, 0, ids, FIRST_PROMPT, t->diag, &logits));
+    fill_ids(ids, n, b->info.token_limit);
+    SYL_TRY(syl_session_read(b->session, 0, ids, FIRST_PROMPT, NULL));
     double first_s = tool_seconds() - start;
     tool_progress progress = tool_progress_begin(t, "bench");
     for (int64_t r = 0; r < s->repeat; r++) {
         double prefill_s, decode_s;
-        SYL_TRY(run_once(t, s, lm, ids, &prefill_s, &decode_s));
+        SYL_TRY(run_once(s, b, ids, &prefill_s, &decode_s));
         prefill[r] = (double)s->prompt / prefill_s;
         decode[r] = (double)s->new_tokens / decode_s;
         tool_progress_update(&progress, (double)(r + 1), (double)s->repeat, NULL);
     }
     tool_progress_end(&progress);
-    return report(t, s, lm, load_s, first_s, median(prefill, s->repeat), median(decode, s->repeat));
+    return report(t, s, b, load_s, first_s, median(prefill, s->repeat), median(decode, s->repeat));
 }
 
 static syl_status run(tool *t, void *user, const char **args, int n_args) {
     (void)n_args;
     const settings *s = user;
-    syl_engine *engine;
-    syl_lm lm = {0};
+    syl_program *program;
+    bench b = {.info.size = sizeof b.info};
     double start = tool_seconds();
-    SYL_TRY(tool_load(t, args[0], &engine));
-    syl_status status = tool_session(t, engine, 0, &lm);
-    if (status == SYL_OK) status = measure(t, s, &lm, start, tool_seconds() - start);
-    syl_lm_destroy(&lm);
-    syl_engine_destroy(engine);
+    SYL_TRY(tool_open_lm(t, args[0], 0, &program, &b.session));
+    syl_status status = syl_program_describe(program, &b.info);
+    b.threads = syl_instance_threads(t->instance);
+    if (status == SYL_OK) status = measure(t, s, &b, start, tool_seconds() - start);
+    syl_session_destroy(b.session);
+    syl_program_destroy(program);
     return status;
 }
 

@@ -1,24 +1,9 @@
 /* syl devices: what this machine offers. */
 #include <string.h>
 
-#include "codegen/host/host.h"
 #include "tools/tool.h"
 
 static const opt_spec options[] = {{0}};
-
-static const char *dot_name(kir_dot dot) {
-    switch (dot) {
-    case KIR_DOT_VNNI:
-        return "vpdpbusd (VNNI)";
-    case KIR_DOT_MADD:
-        return "vpmaddwd (AVX2)";
-    case KIR_DOT_I8:
-        return "widened products";
-    case KIR_DOT_F32:
-        break;
-    }
-    return "none";
-}
 
 /* The processor's own name, as the kernel tells it. */
 static void processor_name(char *name, size_t size) {
@@ -37,29 +22,31 @@ static void processor_name(char *name, size_t size) {
 
 static syl_status run(tool *t, void *user, const char **args, int n_args) {
     (void)user, (void)args, (void)n_args;
-    syl_host_target *target = SYL_NEW(&t->arena, syl_host_target);
+    syl_instance *instance;
+    syl_device device = {.size = sizeof device};
     char name[200];
-    SYL_TRY(syl_host_target_find(t->cpu, t->diag, target));
+    SYL_TRY(tool_instance(t, &instance));
+    SYL_TRY(syl_instance_device(instance, &device));
     processor_name(name, sizeof name);
     if (t->json) {
         tool_json json = tool_json_begin(t);
         tool_json_text(&json, "processor", name);
-        tool_json_text(&json, "cpu", target->cpu);
-        tool_json_text(&json, "triple", target->triple);
-        tool_json_int(&json, "cores", syl_cpu_count());
-        tool_json_int(&json, "vector_floats", target->vector_floats);
-        tool_json_int(&json, "vector_registers", target->vector_registers);
-        tool_json_text(&json, "int8_dot", dot_name(target->int8_dot));
-        tool_json_text(&json, "llvm", syl_host_llvm_version());
+        tool_json_text(&json, "cpu", device.cpu);
+        tool_json_text(&json, "triple", device.triple);
+        tool_json_int(&json, "cores", device.cores);
+        tool_json_int(&json, "vector_floats", device.vector_floats);
+        tool_json_int(&json, "vector_registers", device.vector_registers);
+        tool_json_text(&json, "int8_dot", device.int8_dot);
+        tool_json_text(&json, "llvm", device.llvm);
         return tool_json_end(t, &json);
     }
     syl_text text = {.arena = &t->arena};
     syl_text_printf(&text,
                     "cpu: %s, %d cores\n  target      %s (%s)\n  vectors     %d floats, %d registers%s\n  "
                     "int8        %s\n  LLVM        %s\n",
-                    name, syl_cpu_count(), target->cpu, target->triple, target->vector_floats,
-                    target->vector_registers, target->fma ? ", fused multiply-add" : "",
-                    dot_name(target->int8_dot), syl_host_llvm_version());
+                    name, device.cores, device.cpu, device.triple, device.vector_floats,
+                    device.vector_registers, device.fused_multiply_add ? ", fused multiply-add" : "",
+                    device.int8_dot, device.llvm);
     return tool_print(t, text.p, text.n);
 }
 

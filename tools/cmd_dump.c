@@ -1,9 +1,6 @@
 /* syl dump: the text of any stage, from the IR after a pass to assembly. */
 #include <string.h>
-#include <unistd.h>
 
-#include "base/json.h"
-#include "driver/compile.h"
 #include "tools/tool.h"
 
 typedef struct settings {
@@ -30,103 +27,65 @@ static const opt_spec options[] = {
 
 typedef struct capture {
     const char *after;
-    syl_text *out;
-    char *names; /* of the passes that ran, for the error */
+    char *text; /* the IR after it, NULL until then */
+    size_t size;
+    syl_status status;
+    const char *names; /* of the passes that ran, for the error */
     syl_arena *arena;
-    bool found;
 } capture;
 
-static void after_pass(void *user, int index, const char *pass, const syl_module *module,
-                       const syl_pass_stat *stats, size_t n_stats, double seconds) {
-    (void)stats, (void)n_stats, (void)seconds;
+static void after_pass(void *user, const syl_pass_event *event) {
     capture *c = user;
-    c->names = syl_arena_printf(c->arena, "%s%s%s", c->names, *c->names ? ", " : "", pass);
+    c->names = syl_arena_printf(c->arena, "%s%s%s", c->names, *c->names ? ", " : "", event->pass);
     char number[16];
-    snprintf(number, sizeof number, "%d", index);
-    if (strcmp(c->after, pass) != 0 && strcmp(c->after, number) != 0) return;
-    c->found = true;
-    c->out->n = 0;
-    syl_module_print(module, c->out);
+    snprintf(number, sizeof number, "%d", event->index);
+    if (strcmp(c->after, event->pass) != 0 && strcmp(c->after, number) != 0) return;
+    syl_free(c->text);
+    c->text = NULL;
+    c->status = syl_pass_event_ir(event, &c->text, &c->size);
 }
 
-static syl_status dump_front(tool *t, const settings *s, const char *path) {
+static syl_status dump_front(tool *t, const settings *s, syl_instance *instance, const char *path) {
     if (!s->recipe) {
         return syl_error(t->diag, SYL_ERR_cli_argument, SYL_NOWHERE,
                          "\"%s\" is no artifact: syl dump --ir needs --recipe for a checkpoint or graph",
                          path);
     }
-    syl_text text = {.arena = &t->arena};
-    capture c = {.after = s->after ? s->after : "",
-                 .out = &text,
-                 .names = syl_arena_strdup(&t->arena, ""),
-                 .arena = &t->arena};
-    syl_model model;
-    if (s->after && strcmp(s->after, "0") == 0) {
-        SYL_TRY(syl_model_open(path, t->diag, &model));
-        c.found = true;
-        syl_module_print(model.module, &text);
-    } else {
-        syl_compile_options compile = {.recipe = s->recipe, .passes = {.after = after_pass, .user = &c}};
-        SYL_TRY(syl_compile_front(path, &compile, t->diag, &model));
-        if (!s->after) syl_module_print(model.module, &text);
+    bool before = s->after && strcmp(s->after, "0") == 0;
+    capture c = {
+        .after = s->after ? s->after : "", .names = syl_arena_strdup(&t->arena, ""), .arena = &t->arena};
+    syl_compile_settings compile = {
+        .size = sizeof compile, .recipe = s->recipe, .after_pass = after_pass, .after_pass_user = &c};
+    char *text;
+    size_t size;
+    syl_status status = syl_compile_ir(instance, path, before ? NULL : &compile, &text, &size);
+    if (status == SYL_OK) status = c.status;
+    if (status == SYL_OK && s->after && !before && !c.text) {
+        status = syl_error(t->diag, SYL_ERR_cli_value, SYL_NOWHERE,
+                           "--after: the recipe has no pass \"%s\"; it has %s", s->after, c.names);
     }
-    syl_model_close(&model);
-    if (s->after && !c.found) {
-        return syl_error(t->diag, SYL_ERR_cli_value, SYL_NOWHERE,
-                         "--after: the recipe has no pass \"%s\"; it has %s", s->after, c.names);
-    }
-    return tool_print(t, text.p, text.n);
+    if (status == SYL_OK) status = c.text ? tool_print(t, c.text, c.size) : tool_print(t, text, size);
+    syl_free(c.text);
+    syl_free(text);
+    return status;
 }
 
 /* ---- artifacts ---- */
 
-static syl_status append_kernel(tool *t, const settings *s, const kir_kernel *kernel,
-                                const syl_host_target *target, syl_text *out) {
-    if (s->kernels) {
-        kir_print(kernel, out);
-        return SYL_OK;
-    }
-    syl_host_text stage = s->assembly ? SYL_HOST_ASM : s->llvm_raw ? SYL_HOST_LLVM : SYL_HOST_LLVM_OPTIMIZED;
-    return syl_host_dump(kernel, target, stage, t->diag, out);
-}
-
-/* Kernels called `name` or numbered k<N>; all where name is NULL. */
-static syl_status dump_kernels(tool *t, const settings *s, const syl_plan *plan,
-                               const syl_host_target *target, const char *name, syl_text *out) {
-    bool found = false;
-    const char **names = SYL_NEW_ARRAY(&t->arena, const char *, plan->kernels.n + 1);
-    for (size_t i = 0; i < plan->kernels.n; i++) {
-        char number[24];
-        snprintf(number, sizeof number, "k%zu", i);
-        names[i] = plan->kernels.p[i]->name;
-        if (name && strcmp(name, number) != 0 && strcmp(name, names[i]) != 0) continue;
-        found = true;
-        syl_text_printf(out, "%s k%zu: %s\n", s->kernels ? "//" : ";", i, names[i]);
-        SYL_TRY(append_kernel(t, s, plan->kernels.p[i], target, out));
-        syl_text_printf(out, "\n");
-    }
-    if (found || !name) return SYL_OK;
-    const char *nearest = syl_nearest(name, names);
-    return syl_error(t->diag, SYL_ERR_cli_kernel, SYL_NOWHERE, "the plan has no kernel \"%s\"%s%s%s", name,
-                     nearest ? "; did you mean \"" : "", nearest ? nearest : "", nearest ? "\"?" : "");
-}
-
-static syl_status dump_artifact(tool *t, const settings *s, const syl_artifact *artifact,
+static syl_status dump_artifact(tool *t, const settings *s, syl_instance *instance, const char *path,
                                 const char *kernel) {
-    if (s->ir) return tool_print(t, artifact->ir.text, artifact->ir.size);
-    syl_host_target *target = SYL_NEW(&t->arena, syl_host_target);
-    syl_plan *plan;
-    syl_text out = {.arena = &t->arena};
-    SYL_TRY(syl_host_target_find(t->cpu, t->diag, target));
-    SYL_TRY(syl_plan_create(artifact->module, target, t->diag, &plan));
-    syl_status status = SYL_OK;
-    if (s->plan) {
-        syl_plan_print(plan, &out);
-    } else {
-        status = dump_kernels(t, s, plan, target, kernel, &out);
-    }
-    syl_plan_destroy(plan);
-    return status == SYL_OK ? tool_print(t, out.p ? out.p : "", out.n) : status;
+    syl_stage stage = s->ir         ? SYL_STAGE_IR
+                      : s->plan     ? SYL_STAGE_PLAN
+                      : s->kernels  ? SYL_STAGE_KERNELS
+                      : s->llvm     ? SYL_STAGE_LLVM
+                      : s->llvm_raw ? SYL_STAGE_LLVM_RAW
+                                    : SYL_STAGE_ASSEMBLY;
+    char *text;
+    size_t size;
+    SYL_TRY(syl_inspect_file(instance, path, stage, kernel, &text, &size));
+    syl_status status = tool_print(t, text, size);
+    syl_free(text);
+    return status;
 }
 
 static syl_status run(tool *t, void *user, const char **args, int n_args) {
@@ -140,8 +99,10 @@ static syl_status run(tool *t, void *user, const char **args, int n_args) {
         return syl_error(t->diag, SYL_ERR_cli_argument, SYL_NOWHERE,
                          "a kernel (\"%s\") goes with --kernels, --llvm or --asm", args[1]);
     }
-    if (access(args[0], R_OK) == 0 && !syl_artifact_probe(args[0])) {
-        if (s->ir) return dump_front(t, s, args[0]);
+    syl_instance *instance;
+    SYL_TRY(tool_instance(t, &instance));
+    if (syl_file_is_artifact(args[0]) == 0) {
+        if (s->ir) return dump_front(t, s, instance, args[0]);
         return syl_error(t->diag, SYL_ERR_artifact_format, SYL_NOWHERE,
                          "\"%s\" is no artifact; plans and kernels are made of artifacts", args[0]);
     }
@@ -150,11 +111,7 @@ static syl_status run(tool *t, void *user, const char **args, int n_args) {
             t->diag, SYL_ERR_cli_argument, SYL_NOWHERE,
             "an artifact holds its final IR only: give --recipe and --after with the checkpoint");
     }
-    syl_artifact artifact;
-    SYL_TRY(syl_artifact_open(args[0], t->diag, &artifact));
-    syl_status status = dump_artifact(t, s, &artifact, n_args == 2 ? args[1] : NULL);
-    syl_artifact_close(&artifact);
-    return status;
+    return dump_artifact(t, s, instance, args[0], n_args == 2 ? args[1] : NULL);
 }
 
 const verb verb_dump = {

@@ -30,64 +30,37 @@ static const opt_spec options[] = {
     {0},
 };
 
+enum { MAX_PROMPT = 64 << 20 }; /* bytes; the tokenizer takes no more */
+
 static void defaults(void *user) {
     settings *s = user;
     s->max_tokens = 128;
     s->top_p = 1;
 }
 
-typedef struct stream {
-    tool *t;
-    const syl_tokenizer *tokenizer;
-    syl_decoder decoder;
-    syl_text text; /* all of it */
-    size_t printed;
-} stream;
-
-static bool print_new(stream *out) {
-    if (out->t->json || out->printed == out->text.n) return true;
-    size_t from = out->printed;
-    out->printed = out->text.n;
-    return tool_print(out->t, out->text.p + from, out->text.n - from) == SYL_OK;
-}
-
-static bool take_token(void *user, int32_t id) {
-    stream *out = user;
-    syl_decoder_push(&out->decoder, out->tokenizer, id, &out->text);
-    return print_new(out);
-}
-
-static syl_status encode_prompt(tool *t, const settings *s, const syl_tokenizer *tokenizer,
-                                syl_token_list *ids) {
-    syl_source text = {"--prompt", s->prompt, s->prompt ? strlen(s->prompt) : 0};
-    if (s->file) SYL_TRY(syl_file_read(&t->arena, s->file, SYL_MAX_TEXT, t->diag, &text));
-    if (s->raw || !syl_chat_format_name(tokenizer)) {
-        return syl_tokenizer_encode(tokenizer, text.text, text.size, SYL_ENCODE_CONTROL | SYL_ENCODE_BOS,
-                                    t->diag, ids);
-    }
-    syl_chat_message messages[2] = {{"system", s->system, s->system ? strlen(s->system) : 0},
-                                    {"user", text.text, text.size}};
-    bool system = s->system != NULL;
-    return syl_chat_encode(tokenizer, system ? messages : messages + 1, system ? 2 : 1, true, t->diag, ids);
+static int print_token(void *user, int32_t id, const char *text, size_t size) {
+    tool *t = user;
+    (void)id;
+    return t->json || !size || tool_print(t, text, size) == SYL_OK;
 }
 
 static double rate(int64_t tokens, double seconds) {
     return seconds > 0 && tokens > 0 ? (double)tokens / seconds : 0;
 }
 
-static syl_status report(tool *t, const stream *out, const syl_generation *g, double load_s) {
+static syl_status report(tool *t, const char *text, const syl_generate_result *g, double load_s) {
     double prefill = rate(g->prompt_tokens, g->prefill_s), decode = rate(g->new_tokens - 1, g->decode_s);
     tool_say(t,
              "%lld tokens read at %.1f tokens/s, %lld written at %.1f tokens/s (stopped: %s), first token "
              "after %.2f s",
-             (long long)g->prompt_tokens, prefill, (long long)g->new_tokens, decode, syl_stop_name(g->stop),
+             (long long)g->prompt_tokens, prefill, (long long)g->new_tokens, decode, g->end_name,
              load_s + g->first_token_s);
     if (!t->json) return SYL_OK;
     tool_json json = tool_json_begin(t);
-    tool_json_text(&json, "text", out->text.p ? out->text.p : "");
+    tool_json_text(&json, "text", text);
     tool_json_int(&json, "prompt_tokens", g->prompt_tokens);
     tool_json_int(&json, "tokens", g->new_tokens);
-    tool_json_text(&json, "stop", syl_stop_name(g->stop));
+    tool_json_text(&json, "stop", g->end_name);
     tool_json_number(&json, "load_s", load_s);
     tool_json_number(&json, "first_token_s", load_s + g->first_token_s);
     tool_json_number(&json, "prefill_tokens_per_s", prefill);
@@ -95,27 +68,30 @@ static syl_status report(tool *t, const stream *out, const syl_generation *g, do
     return tool_json_end(t, &json);
 }
 
-static syl_status generate(tool *t, const settings *s, syl_lm *lm, const char *path, double start) {
-    SYL_TRY(tool_need_tokenizer(t, lm, path));
-    syl_token_list ids = {.arena = &t->arena};
-    SYL_TRY(encode_prompt(t, s, lm->tokenizer, &ids));
+static syl_status generate(tool *t, const settings *s, syl_session *session, double start) {
+    syl_source prompt = {"--prompt", s->prompt, s->prompt ? strlen(s->prompt) : 0};
+    if (s->file) SYL_TRY(syl_file_read(&t->arena, s->file, MAX_PROMPT, t->diag, &prompt));
     double load_s = tool_seconds() - start;
-    stream out = {.t = t, .tokenizer = lm->tokenizer, .text = {.arena = &t->arena}};
-    syl_generate_options generate = {
-        .max_tokens = s->max_tokens,
-        .sampling = {.temperature = s->temperature,
-                     .top_k = s->top_k,
-                     .top_p = s->top_p,
-                     .seed = (uint64_t)s->seed},
-        .token = take_token,
-        .user = &out,
-    };
-    syl_generation result;
-    SYL_TRY(syl_lm_generate(lm, ids.p, (int64_t)ids.n, &generate, t->diag, &result));
-    syl_decoder_finish(&out.decoder, &out.text);
-    if (result.stop == SYL_STOP_CALLER || !print_new(&out)) return SYL_IO; /* reported by tool_print */
-    if (!t->json) SYL_TRY(tool_print(t, "\n", 1));
-    return report(t, &out, &result, load_s);
+    syl_generate_settings generate = {.size = sizeof generate,
+                                      .prompt = prompt.text,
+                                      .prompt_size = prompt.size,
+                                      .system = s->system,
+                                      .raw = s->raw,
+                                      .max_tokens = s->max_tokens,
+                                      .temperature = s->temperature,
+                                      .top_k = s->top_k,
+                                      .top_p = s->top_p,
+                                      .seed = (uint64_t)s->seed,
+                                      .token = print_token,
+                                      .user = t};
+    syl_generate_result result = {.size = sizeof result};
+    char *text;
+    SYL_TRY(syl_session_generate(session, &generate, &text, NULL, &result));
+    syl_status status = result.end == SYL_END_CALLER ? SYL_IO : SYL_OK; /* reported by tool_print */
+    if (status == SYL_OK && !t->json) status = tool_print(t, "\n", 1);
+    if (status == SYL_OK) status = report(t, text, &result, load_s);
+    syl_free(text);
+    return status;
 }
 
 static syl_status run(tool *t, void *user, const char **args, int n_args) {
@@ -131,13 +107,12 @@ static syl_status run(tool *t, void *user, const char **args, int n_args) {
     if (s->greedy && s->temperature > 0)
         return syl_error(t->diag, SYL_ERR_cli_argument, SYL_NOWHERE,
                          "--greedy and --temp contradict each other");
-    syl_engine *engine;
-    syl_lm lm = {0};
-    SYL_TRY(tool_load(t, args[0], &engine));
-    syl_status status = tool_session(t, engine, s->context, &lm);
-    if (status == SYL_OK) status = generate(t, s, &lm, args[0], start);
-    syl_lm_destroy(&lm);
-    syl_engine_destroy(engine);
+    syl_program *program;
+    syl_session *session;
+    SYL_TRY(tool_open_lm(t, args[0], s->context, &program, &session));
+    syl_status status = generate(t, s, session, start);
+    syl_session_destroy(session);
+    syl_program_destroy(program);
     return status;
 }
 

@@ -1,6 +1,5 @@
 /* syl import: a checkpoint's graph as JSON. */
 #include "base/file.h"
-#include "frontend/frontend.h"
 #include "tools/tool.h"
 
 typedef struct settings {
@@ -16,22 +15,22 @@ static const opt_spec options[] = {
 static syl_status run(tool *t, void *user, const char **args, int n_args) {
     (void)n_args;
     const settings *s = user;
-    syl_text json = {.arena = &t->arena};
-    if (s->output && syl_file_same(args[0], s->output)) {
-        return syl_error(t->diag, SYL_ERR_compile_output, SYL_NOWHERE,
-                         "the output \"%s\" is the checkpoint itself", s->output);
-    }
-    SYL_TRY(syl_import_checkpoint(args[0], s->output, t->diag, &json));
-    if (!s->output) return tool_print(t, json.p, json.n);
-    SYL_TRY(syl_file_write(s->output, json.p, json.n, t->diag));
-    tool_say(t, "wrote %s", s->output);
-    return SYL_OK;
+    syl_instance *instance;
+    char *json;
+    size_t size;
+    SYL_TRY(tool_instance(t, &instance));
+    SYL_TRY(syl_import_file(instance, args[0], s->output, &json, &size));
+    syl_status status =
+        s->output ? syl_file_write(s->output, json, size, t->diag) : tool_print(t, json, size);
+    syl_free(json);
+    if (status == SYL_OK && s->output) tool_say(t, "wrote %s", s->output);
+    return status;
 }
 
 const verb verb_import = {
     .name = "import",
     .summary = "write the graph of a checkpoint as JSON",
-    .usage = "FILE.gguf [-o graph.json]",
+    .usage = "FILE.gguf|DIRECTORY [-o graph.json]",
     .details =
         "The graph refers to the checkpoint for its weights, by a path relative to the graph's own folder\n"
         "(without -o: an absolute one). syl compile takes it like the checkpoint. docs/graph.md describes "

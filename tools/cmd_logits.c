@@ -19,10 +19,13 @@ static const opt_spec options[] = {
 
 enum { CHUNK = 128, NPY_HEADER = 128 };
 
-static syl_status parse_ids(tool *t, const char *text, syl_token_list *out) {
+/* *out is the caller's, as syl_session_encode gives it. */
+static syl_status parse_ids(tool *t, const char *text, int32_t **out, size_t *out_n) {
     size_t n = 1;
     for (const char *p = text; *p; p++) n += *p == ',';
-    out->p = SYL_NEW_ARRAY(&t->arena, int32_t, n);
+    *out_n = 0;
+    *out = malloc(n * sizeof **out);
+    if (!*out) return syl_error(t->diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for %zu tokens", n);
     for (const char *p = text;; p++) {
         char *end;
         errno = 0;
@@ -31,7 +34,7 @@ static syl_status parse_ids(tool *t, const char *text, syl_token_list *out) {
             return syl_error(t->diag, SYL_ERR_cli_value, SYL_NOWHERE,
                              "--ids: expected token ids separated by commas, found \"%.20s\"", p);
         }
-        out->p[out->n++] = (int32_t)value;
+        (*out)[(*out_n)++] = (int32_t)value;
         p = end;
         if (!*p) return SYL_OK;
     }
@@ -52,60 +55,67 @@ static void npy_header(char header[NPY_HEADER], int64_t rows, int64_t cols) {
     header[NPY_HEADER - 1] = '\n';
 }
 
-static syl_status write_rows(tool *t, syl_lm *lm, const syl_token_list *ids, syl_output *file) {
-    int64_t vocab = syl_context_vocab(lm->context), n = (int64_t)ids->n;
+static syl_status write_rows(syl_session *session, int64_t vocabulary, const int32_t *ids, size_t n,
+                             syl_output *file) {
     char header[NPY_HEADER];
     int32_t rows[CHUNK];
     for (int i = 0; i < CHUNK; i++) rows[i] = i;
-    npy_header(header, n, vocab);
+    npy_header(header, (int64_t)n, vocabulary);
     SYL_TRY(syl_output_write(file, header, sizeof header));
-    for (int64_t begin = 0; begin < n; begin += CHUNK) {
-        int64_t count = n - begin < CHUNK ? n - begin : CHUNK;
-        syl_batch batch = {.n_tokens = count, .ids = ids->p + begin, .n_rows = count, .rows = rows};
-        SYL_TRY(syl_context_run(lm->context, &batch, t->diag));
-        for (int64_t r = 0; r < count; r++) {
+    for (size_t begin = 0; begin < n; begin += CHUNK) {
+        size_t count = n - begin < CHUNK ? n - begin : CHUNK;
+        syl_tokens tokens = {
+            .size = sizeof tokens, .ids = ids + begin, .n = count, .rows = rows, .n_rows = count};
+        SYL_TRY(syl_session_run(session, &tokens));
+        for (size_t r = 0; r < count; r++) {
             SYL_TRY(
-                syl_output_write(file, syl_context_logits(lm->context, r), (size_t)vocab * sizeof(float)));
+                syl_output_write(file, syl_session_logits(session, r), (size_t)vocabulary * sizeof(float)));
         }
     }
     return SYL_OK;
 }
 
-static syl_status write_logits(tool *t, const settings *s, syl_lm *lm, const char *path) {
-    syl_token_list ids = {.arena = &t->arena};
-    if (s->ids) SYL_TRY(parse_ids(t, s->ids, &ids));
-    if (s->text) {
-        SYL_TRY(tool_need_tokenizer(t, lm, path));
-        SYL_TRY(
-            syl_tokenizer_encode(lm->tokenizer, s->text, strlen(s->text), SYL_ENCODE_PLAIN, t->diag, &ids));
-    }
+static syl_status write_file(tool *t, const settings *s, const syl_program *program, syl_session *session,
+                             const int32_t *ids, size_t n) {
+    syl_program_info info = {.size = sizeof info};
     syl_output *file;
+    SYL_TRY(syl_program_describe(program, &info));
     SYL_TRY(syl_output_open(s->output, t->diag, &file));
-    syl_status status = write_rows(t, lm, &ids, file);
+    syl_status status = write_rows(session, info.vocabulary, ids, n, file);
     if (status != SYL_OK) {
         syl_output_discard(file);
         return status;
     }
     SYL_TRY(syl_output_commit(file));
-    tool_say(t, "wrote %s: %zu x %lld", s->output, ids.n, (long long)syl_context_vocab(lm->context));
+    tool_say(t, "wrote %s: %zu x %lld", s->output, n, (long long)info.vocabulary);
     return SYL_OK;
+}
+
+static syl_status write_logits(tool *t, const settings *s, const syl_program *program, syl_session *session) {
+    int32_t *ids = NULL;
+    size_t n = 0;
+    syl_status status = s->ids
+                            ? parse_ids(t, s->ids, &ids, &n)
+                            : syl_session_encode(session, s->text, strlen(s->text), SYL_TEXT_PLAIN, &ids, &n);
+    if (status == SYL_OK) status = write_file(t, s, program, session, ids, n);
+    syl_free(ids);
+    return status;
 }
 
 static syl_status run(tool *t, void *user, const char **args, int n_args) {
     (void)n_args;
     const settings *s = user;
-    syl_engine *engine;
-    syl_lm lm = {0};
+    syl_program *program;
+    syl_session *session;
     if (!s->ids == !s->text)
         return syl_error(t->diag, SYL_ERR_cli_argument, SYL_NOWHERE,
                          "syl logits needs tokens: --ids 1,2,3 or --text TEXT");
     if (!s->output)
         return syl_error(t->diag, SYL_ERR_cli_argument, SYL_NOWHERE, "syl logits needs -o OUT.npy");
-    SYL_TRY(tool_load(t, args[0], &engine));
-    syl_status status = tool_session(t, engine, 0, &lm);
-    if (status == SYL_OK) status = write_logits(t, s, &lm, args[0]);
-    syl_lm_destroy(&lm);
-    syl_engine_destroy(engine);
+    SYL_TRY(tool_open_lm(t, args[0], 0, &program, &session));
+    syl_status status = write_logits(t, s, program, session);
+    syl_session_destroy(session);
+    syl_program_destroy(program);
     return status;
 }
 

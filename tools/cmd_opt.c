@@ -23,23 +23,15 @@ static const opt_spec options[] = {
 
 enum { MAX_IR = 256 << 20 };
 
-static syl_status list_passes(tool *t) {
-    syl_text text = {.arena = &t->arena};
-#define PASS(ident, name, defaults, doc)                                                                     \
-    syl_text_printf(&text, "%s%s%s%s\n    %s\n", name, *(defaults) ? " {" : "", defaults,                    \
-                    *(defaults) ? "}" : "", doc);
-#include "passes/passes.def"
-    return tool_print(t, text.p, text.n);
-}
-
-static syl_status list_ops(tool *t) {
-    syl_text text = {.arena = &t->arena};
-    for (int i = 0; i < SYL_OP_COUNT; i++) {
-        const syl_op_info *op = &syl_ops[i];
-        syl_text_printf(&text, "%s%s%s%s\n    %s\n", op->name, *op->attrs ? " {" : "", op->attrs,
-                        *op->attrs ? "}" : "", op->doc);
-    }
-    return tool_print(t, text.p, text.n);
+static syl_status print_list(tool *t, syl_list what) {
+    syl_instance *instance;
+    char *text;
+    size_t size;
+    SYL_TRY(tool_instance(t, &instance));
+    SYL_TRY(syl_list_text(instance, what, &text, &size));
+    syl_status status = tool_print(t, text, size);
+    syl_free(text);
+    return status;
 }
 
 /* The text behind "// pipeline:" at the start of a line, or NULL. */
@@ -55,36 +47,36 @@ static const char *pipeline_line(syl_arena *arena, const char *text) {
     return NULL;
 }
 
-static syl_status run_passes(tool *t, settings *s, const syl_source *source, syl_module *module) {
-    const char *text = s->passes ? s->passes : pipeline_line(&t->arena, source->text);
-    if (!text) {
+static syl_status run_passes(tool *t, settings *s, const syl_source *source) {
+    const char *passes = s->passes ? s->passes : pipeline_line(&t->arena, source->text);
+    if (!passes) {
         return syl_error(t->diag, SYL_ERR_cli_argument, SYL_NOWHERE,
                          "syl opt needs --passes: \"%s\" has no line \"// pipeline:\"", source->name);
     }
-    syl_source pipeline_text = {s->passes ? "--passes" : source->name, text, strlen(text)};
-    syl_pipeline *pipeline;
-    SYL_TRY(syl_pipeline_parse(&t->arena, &pipeline_text, t->diag, &pipeline));
-    syl_pass_options pass = pass_options_of(&s->pass);
-    SYL_TRY(syl_pipeline_run(pipeline, module, t->diag, &pass));
+    syl_instance *instance;
+    syl_compile_settings compile = {.size = sizeof compile, .passes = passes};
+    char *text;
+    size_t size;
+    pass_options_apply(&s->pass, &compile);
+    SYL_TRY(tool_instance(t, &instance));
+    SYL_TRY(syl_optimize_ir(instance, source->name, source->text, source->size, &compile,
+                            s->passes ? "--passes" : source->name, &text, &size));
     if (s->pass.timing) fprintf(stderr, "    %-22s %9.3f ms\n", "all passes", 1e3 * s->pass.seconds);
-    syl_text out = {.arena = &t->arena};
-    syl_module_print(module, &out);
-    return s->output ? syl_file_write(s->output, out.p, out.n, t->diag) : tool_print(t, out.p, out.n);
+    syl_status status =
+        s->output ? syl_file_write(s->output, text, size, t->diag) : tool_print(t, text, size);
+    syl_free(text);
+    return status;
 }
 
 static syl_status run(tool *t, void *user, const char **args, int n_args) {
     settings *s = user;
-    if (s->list_passes) return list_passes(t);
-    if (s->list_ops) return list_ops(t);
+    if (s->list_passes) return print_list(t, SYL_LIST_PASSES);
+    if (s->list_ops) return print_list(t, SYL_LIST_OPS);
     if (n_args != 1)
         return syl_error(t->diag, SYL_ERR_cli_argument, SYL_NOWHERE, "syl opt needs a file of IR text");
     syl_source source;
-    syl_module *module;
     SYL_TRY(syl_file_read(&t->arena, args[0], MAX_IR, t->diag, &source));
-    SYL_TRY(syl_module_parse(&source, t->diag, &module));
-    syl_status status = run_passes(t, s, &source, module);
-    syl_module_destroy(module);
-    return status;
+    return run_passes(t, s, &source);
 }
 
 const verb verb_opt = {

@@ -18,6 +18,8 @@ static const opt_spec options[] = {
     {0},
 };
 
+enum { MAX_TEXT = 64 << 20 }; /* bytes; the tokenizer takes no more */
+
 static void defaults(void *user) {
     ((settings *)user)->context = 2048;
 }
@@ -28,18 +30,7 @@ static void show_progress(void *user, double done, double total, double nll) {
     tool_progress_update(user, done, total, extra);
 }
 
-/* Two models are comparable if they read the same tokens. */
-static syl_status check_pair(tool *t, const syl_engine *a, const syl_engine *b) {
-    const syl_artifact *x = &a->artifact, *y = &b->artifact;
-    if (x->tokenizer && y->tokenizer && x->tokenizer_size == y->tokenizer_size &&
-        memcmp(x->tokenizer, y->tokenizer, x->tokenizer_size) == 0) {
-        return SYL_OK;
-    }
-    return syl_error(t->diag, SYL_ERR_lm_compare, SYL_NOWHERE, "\"%s\" and \"%s\" have different tokenizers",
-                     x->file.source.name, y->file.source.name);
-}
-
-static syl_status report(tool *t, const settings *s, const syl_perplexity *p) {
+static syl_status report(tool *t, const settings *s, const syl_perplexity_result *p) {
     if (t->json) {
         tool_json json = tool_json_begin(t);
         tool_json_number(&json, "ppl", p->ppl);
@@ -65,50 +56,45 @@ static syl_status report(tool *t, const settings *s, const syl_perplexity *p) {
     return tool_print(t, text.p, text.n);
 }
 
-static syl_status measure(tool *t, const settings *s, syl_lm *lm, syl_lm *against, const char *path) {
+static syl_status measure(tool *t, const settings *s, syl_session *session, syl_session *against) {
     syl_source text;
-    syl_token_list ids = {.arena = &t->arena};
-    SYL_TRY(tool_need_tokenizer(t, lm, path));
-    SYL_TRY(syl_file_read(&t->arena, s->file, SYL_MAX_TEXT, t->diag, &text));
-    SYL_TRY(syl_tokenizer_encode(lm->tokenizer, text.text, text.size, SYL_ENCODE_PLAIN, t->diag, &ids));
+    SYL_TRY(syl_file_read(&t->arena, s->file, MAX_TEXT, t->diag, &text));
     tool_progress progress = tool_progress_begin(t, "perplexity");
-    syl_perplexity_options perplexity = {.window = s->context,
-                                         .max_windows = s->windows,
-                                         .against = against,
-                                         .progress = show_progress,
-                                         .user = &progress};
-    syl_perplexity result;
-    syl_status status = syl_lm_perplexity(lm, ids.p, (int64_t)ids.n, &perplexity, t->diag, &result);
+    syl_perplexity_settings perplexity = {.size = sizeof perplexity,
+                                          .text = text.text,
+                                          .text_size = text.size,
+                                          .window = s->context,
+                                          .max_windows = s->windows,
+                                          .against = against,
+                                          .progress = show_progress,
+                                          .user = &progress};
+    syl_perplexity_result result = {.size = sizeof result};
+    syl_status status = syl_session_perplexity(session, &perplexity, &result);
     tool_progress_end(&progress);
     return status == SYL_OK ? report(t, s, &result) : status;
 }
 
-static syl_status with_other(tool *t, const settings *s, const syl_engine *engine, syl_lm *lm,
-                             const char *path) {
-    syl_engine *other;
-    syl_lm against = {0};
-    SYL_TRY(tool_load(t, s->against, &other));
-    syl_status status = check_pair(t, engine, other);
-    if (status == SYL_OK) status = tool_session(t, other, s->context, &against);
-    if (status == SYL_OK) status = measure(t, s, lm, &against, path);
-    syl_lm_destroy(&against);
-    syl_engine_destroy(other);
+static syl_status with_other(tool *t, const settings *s, syl_session *session) {
+    syl_program *other;
+    syl_session *against;
+    SYL_TRY(tool_open_lm(t, s->against, s->context, &other, &against));
+    syl_status status = measure(t, s, session, against);
+    syl_session_destroy(against);
+    syl_program_destroy(other);
     return status;
 }
 
 static syl_status run(tool *t, void *user, const char **args, int n_args) {
     (void)n_args;
     const settings *s = user;
-    syl_engine *engine;
-    syl_lm lm = {0};
+    syl_program *program;
+    syl_session *session;
     if (!s->file)
         return syl_error(t->diag, SYL_ERR_cli_argument, SYL_NOWHERE, "syl perplexity needs a text: -f FILE");
-    SYL_TRY(tool_load(t, args[0], &engine));
-    syl_status status = tool_session(t, engine, s->context, &lm);
-    if (status == SYL_OK)
-        status = s->against ? with_other(t, s, engine, &lm, args[0]) : measure(t, s, &lm, NULL, args[0]);
-    syl_lm_destroy(&lm);
-    syl_engine_destroy(engine);
+    SYL_TRY(tool_open_lm(t, args[0], s->context, &program, &session));
+    syl_status status = s->against ? with_other(t, s, session) : measure(t, s, session, NULL);
+    syl_session_destroy(session);
+    syl_program_destroy(program);
     return status;
 }
 

@@ -71,6 +71,14 @@ static syl_status set_value(const found_option *option, const char *text, syl_di
     case OPT_TEXT:
         *(const char **)field = text;
         return SYL_OK;
+    case OPT_LIST: {
+        opt_list *list = field;
+        if (list->n == OPT_LIST_MAX)
+            return syl_error(diag, SYL_ERR_cli_value, SYL_NOWHERE, "--%s is given more than %d times",
+                             spec->name, OPT_LIST_MAX);
+        list->p[list->n++] = text;
+        return SYL_OK;
+    }
     case OPT_INT: {
         long long value = strtoll(text, &end, 10);
         if (end == text || *end || errno || (double)value < spec->min || (double)value > spec->max) {

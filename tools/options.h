@@ -14,7 +14,14 @@ typedef enum opt_kind {
     OPT_CHOICE, /* const char *: one of `value`, "a|b|c" */
     OPT_INT,    /* int64_t */
     OPT_NUMBER, /* double */
+    OPT_LIST,   /* opt_list: may be given many times */
 } opt_kind;
+
+enum { OPT_LIST_MAX = 64 };
+typedef struct opt_list {
+    const char *p[OPT_LIST_MAX];
+    int n;
+} opt_list;
 
 typedef struct opt_spec {
     const char *name; /* without dashes; NULL ends a table */
@@ -37,6 +44,13 @@ typedef struct opt_spec {
     {.name = (opt_name),                                                                                     \
      .letter = (opt_letter),                                                                                 \
      .kind = OPT_TEXT,                                                                                       \
+     .value = (opt_value),                                                                                   \
+     .offset = offsetof(S, field),                                                                           \
+     .help = (opt_help)}
+#define OPT_ROW_LIST(S, field, opt_name, opt_letter, opt_value, opt_help)                                    \
+    {.name = (opt_name),                                                                                     \
+     .letter = (opt_letter),                                                                                 \
+     .kind = OPT_LIST,                                                                                       \
      .value = (opt_value),                                                                                   \
      .offset = offsetof(S, field),                                                                           \
      .help = (opt_help)}

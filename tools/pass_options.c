@@ -1,23 +1,23 @@
 /* Showing passes (pass_options.h). */
 #include "tools/pass_options.h"
 
-static void after_pass(void *user, int index, const char *pass, const syl_module *module,
-                       const syl_pass_stat *stats, size_t n_stats, double seconds) {
+static void show_pass(void *user, const syl_pass_event *event) {
     pass_settings *settings = user;
-    settings->seconds += seconds;
-    if (settings->timing) fprintf(stderr, "%3d %-22s %9.3f ms\n", index, pass, 1e3 * seconds);
-    for (size_t i = 0; settings->stats && i < n_stats; i++) {
-        fprintf(stderr, "%3d %-22s %9lld %s\n", index, pass, (long long)stats[i].value, stats[i].name);
+    settings->seconds += event->seconds;
+    if (settings->timing)
+        fprintf(stderr, "%3d %-22s %9.3f ms\n", event->index, event->pass, 1e3 * event->seconds);
+    for (size_t i = 0; settings->stats && i < event->n_counters; i++) {
+        fprintf(stderr, "%3d %-22s %9lld %s\n", event->index, event->pass,
+                (long long)event->counters[i].value, event->counters[i].name);
     }
-    if (!settings->print_ir) return;
-    syl_arena arena;
-    syl_arena_init(&arena);
-    syl_text text = {.arena = &arena};
-    syl_module_print(module, &text);
-    fprintf(stderr, "// after %d: %s\n%s\n", index, pass, text.p);
-    syl_arena_free(&arena);
+    char *text;
+    if (!settings->print_ir || syl_pass_event_ir(event, &text, NULL) != SYL_OK) return;
+    fprintf(stderr, "// after %d: %s\n%s\n", event->index, event->pass, text);
+    syl_free(text);
 }
 
-syl_pass_options pass_options_of(pass_settings *settings) {
-    return (syl_pass_options){.after = after_pass, .user = settings, .reproducer = settings->reproducer};
+void pass_options_apply(pass_settings *settings, syl_compile_settings *compile) {
+    compile->after_pass = show_pass;
+    compile->after_pass_user = settings;
+    compile->reproducer = settings->reproducer;
 }

@@ -2,7 +2,6 @@
 #ifndef SYL_TOOLS_PASS_OPTIONS_H
 #define SYL_TOOLS_PASS_OPTIONS_H
 
-#include "passes/pass.h"
 #include "tools/tool.h"
 
 typedef struct pass_settings {
@@ -19,7 +18,7 @@ typedef struct pass_settings {
         OPT_ROW_TEXT(S, pass.reproducer, "reproducer", 0, "FILE",                                            \
                      "where to write IR and pipeline if a pass fails")
 
-/* settings must outlive the run. */
-syl_pass_options pass_options_of(pass_settings *settings);
+/* Sets the callback and the reproducer. settings must outlive the run. */
+void pass_options_apply(pass_settings *settings, syl_compile_settings *compile);
 
 #endif

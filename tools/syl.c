@@ -1,10 +1,10 @@
 /* The `syl` command: finds the verb, parses its options, runs it. The exit code is the status
- * (base/status.def). */
+ * (include/syl/status.def). */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/json.h"
-#include "driver/compile.h"
+#include "base/threads.h"
 #include "tools/tool.h"
 
 #define VERB_ADDRESS(name) &verb_##name,
@@ -44,7 +44,7 @@ static syl_status print_overview(tool *t) {
                            "Exit codes: 0 success");
 #define STATUS(name, code, meaning)                                                                          \
     if ((code) != 0) syl_text_printf(&text, ", %d %s", (code), (meaning));
-#include "base/status.def"
+#include "syl/status.def"
     syl_text_printf(&text, ".\n");
     return tool_print(t, text.p, text.n);
 }
@@ -119,6 +119,7 @@ int main(int argc, char **argv) {
         return SYL_MEMORY;
     }
     syl_status status = run(&t, argc, argv);
+    syl_instance_destroy(t.instance);
     syl_pool_destroy(t.pool);
     syl_diag_destroy(t.diag);
     syl_arena_free(&t.arena);

@@ -15,42 +15,51 @@ double tool_seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ---- loading ---- */
+/* ---- the library ---- */
 
-syl_status tool_pool(tool *t, syl_pool **out) {
-    if (!t->pool) t->pool = syl_pool_create((int)t->threads);
-    *out = t->pool;
-    return t->pool ? SYL_OK
-                   : syl_error(t->diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "cannot start %lld threads",
-                               (long long)t->threads);
+/* --quiet leaves the errors. */
+static void print_notice(void *user, const syl_notice *notice) {
+    const tool *t = user;
+    if (!t->quiet || notice->level == SYL_LEVEL_ERROR) fputs(notice->rendered, stderr);
 }
 
-syl_status tool_load(tool *t, const char *path, syl_engine **out) {
-    syl_pool *pool;
-    syl_engine_options options = {.cpu = t->cpu};
-    if (access(path, R_OK) == 0 && !syl_artifact_probe(path)) {
-        return syl_error(t->diag, SYL_ERR_artifact_format, SYL_NOWHERE,
-                         "\"%s\" is no artifact; make one of it: syl compile %s -o model.syl --recipe w8a8",
-                         path, path);
-    }
-    SYL_TRY(tool_pool(t, &pool));
-    SYL_TRY(syl_cache_folder(&t->arena, t->diag, &options.cache_dir));
-    SYL_TRY(syl_engine_load(path, &options, pool, t->diag, out));
-    const syl_engine_stats *stats = &(*out)->stats;
-    tool_say(t, "loaded %s in %.2f s (open %.2f, pack %.2f, %d kernels %.2f: %d compiled, %d from the cache)",
-             path, stats->total_s, stats->open_s, stats->pack_s, stats->kernels, stats->compile_s,
-             stats->compiled, stats->cached);
+syl_status tool_instance(tool *t, syl_instance **out) {
+    syl_instance_options options = {.size = sizeof options,
+                                    .threads = (int)t->threads,
+                                    .cpu = t->cpu,
+                                    .message = print_notice,
+                                    .user = t};
+    if (!t->instance) SYL_TRY(syl_instance_create(&options, &t->instance));
+    *out = t->instance;
     return SYL_OK;
 }
 
-syl_status tool_session(tool *t, const syl_engine *engine, int64_t context, syl_lm *out) {
-    syl_context_options options = {.context = context};
-    return syl_lm_create(engine, t->pool, &options, t->diag, out);
+syl_status tool_open(tool *t, const char *path, syl_program **out) {
+    syl_instance *instance;
+    syl_program_info info = {.size = sizeof info};
+    SYL_TRY(tool_instance(t, &instance));
+    SYL_TRY(syl_program_load(instance, path, out));
+    SYL_TRY(syl_program_describe(*out, &info));
+    tool_say(t, "loaded %s in %.2f s (open %.2f, pack %.2f, %d kernels %.2f: %d compiled, %d from the cache)",
+             path, info.total_s, info.open_s, info.pack_s, info.kernels, info.compile_s,
+             info.kernels_compiled, info.kernels_cached);
+    return SYL_OK;
 }
 
-syl_status tool_need_tokenizer(tool *t, const syl_lm *lm, const char *path) {
-    if (lm->tokenizer) return SYL_OK;
-    return syl_error(t->diag, SYL_ERR_lm_tokenizer, SYL_NOWHERE, "\"%s\" has no tokenizer", path);
+syl_status tool_open_lm(tool *t, const char *path, int64_t context, syl_program **program,
+                        syl_session **session) {
+    syl_session_options options = {.size = sizeof options, .context = context};
+    *session = NULL;
+    SYL_TRY(tool_open(t, path, program));
+    syl_status status = syl_session_create(t->instance, *program, &options, session);
+    if (status == SYL_OK) status = syl_session_truncate(*session, 0, 0); /* a language model has sequences */
+    if (status != SYL_OK) {
+        syl_session_destroy(*session);
+        syl_program_destroy(*program);
+        *session = NULL;
+        *program = NULL;
+    }
+    return status;
 }
 
 /* ---- output ---- */

@@ -3,8 +3,7 @@
 #ifndef SYL_TOOLS_TOOL_H
 #define SYL_TOOLS_TOOL_H
 
-#include "base/threads.h"
-#include "runtime/lm.h"
+#include "syl/syl.h"
 #include "tools/options.h"
 
 typedef struct tool {
@@ -14,7 +13,8 @@ typedef struct tool {
     int64_t threads; /* 0: one a core */
     const char *cpu;
     bool quiet, json, help;
-    syl_pool *pool; /* made by tool_pool */
+    syl_instance *instance; /* made by tool_instance */
+    struct syl_pool *pool;  /* made by tool_pool (pool.h) */
 } tool;
 
 typedef struct verb {
@@ -30,19 +30,21 @@ typedef struct verb {
 
 /* Every verb, in the order of --help; each is defined in cmd_<name>.c. */
 #define TOOL_VERBS(X)                                                                                        \
-    X(import) X(compile) X(generate) X(perplexity) X(bench) X(logits) X(dump) X(opt) X(devices)
+    X(import)                                                                                                \
+    X(compile)                                                                                               \
+    X(generate)                                                                                              \
+    X(perplexity) X(bench) X(logits) X(run) X(dump) X(opt) X(inspect) X(diff) X(cache) X(doctor) X(devices)
 #define TOOL_VERB_EXTERN(name) extern const verb verb_##name;
 TOOL_VERBS(TOOL_VERB_EXTERN)
 
-/* The thread pool of the command, by --threads. */
-SYL_NODISCARD syl_status tool_pool(tool *t, syl_pool **out);
+/* The command's instance of the library, by the common options; its messages go to stderr. */
+SYL_NODISCARD syl_status tool_instance(tool *t, syl_instance **out);
 
-/* Loads an artifact with the kernel cache; a checkpoint gets an error with the compile command. */
-SYL_NODISCARD syl_status tool_load(tool *t, const char *path, syl_engine **out);
-/* A session of a loaded engine. context: 0 = the model's. */
-SYL_NODISCARD syl_status tool_session(tool *t, const syl_engine *engine, int64_t context, syl_lm *out);
-/* Fails where the model has no tokenizer. */
-SYL_NODISCARD syl_status tool_need_tokenizer(tool *t, const syl_lm *lm, const char *path);
+/* Loads an artifact, and says how long it took. */
+SYL_NODISCARD syl_status tool_open(tool *t, const char *path, syl_program **out);
+/* The same with a session of it; fails where it is no language model. context: 0 = the model's. */
+SYL_NODISCARD syl_status tool_open_lm(tool *t, const char *path, int64_t context, syl_program **program,
+                                      syl_session **session);
 
 /* A line on stderr, unless --quiet. */
 void tool_say(const tool *t, const char *fmt, ...) SYL_PRINTF(2, 3);

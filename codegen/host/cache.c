@@ -101,6 +101,21 @@ bool em_cache_load(const char *dir, const syl_hash *key, em_object *out) {
     return found;
 }
 
+bool syl_host_object_valid(const char *path) {
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    syl_hash key = {{0}};
+    if (strlen(name) < 32) return false;
+    memcpy(key.hex, name, 32);
+    syl_mapping file = {0};
+    em_object object = {0};
+    syl_diag *quiet = syl_diag_create(NULL, NULL);
+    bool valid = quiet && syl_file_map(path, quiet, &file) == SYL_OK && read_entry(&file, &key, &object);
+    free(object.data);
+    syl_file_unmap(&file);
+    syl_diag_destroy(quiet);
+    return valid;
+}
+
 void em_cache_store(const char *dir, const syl_hash *key, const em_object *object) {
     syl_arena arena;
     syl_arena_init(&arena);

@@ -110,7 +110,7 @@ typedef struct em_body {
     em_value *scalar, *vector; /* one an instruction; NULL where not computed yet */
     em_value row, col;
     int valid;
-    em_value acc; /* GEMM: the accumulator vector */
+    em_value acc, low_rank; /* GEMM: the vectors of the main loop and of the low-rank branch */
     /* ROWS: the loop being emitted, and where kept vectors are. */
     const int *stage;
     const bool *keep;
@@ -133,14 +133,30 @@ void em_store_rounded(em *e, kir_type elem, em_value base, em_value index, em_va
 int em_elem_size(kir_type type);
 em_type em_elem_type(em *e, kir_type type);
 
+/* ---- emit_cache.c: the KV cache ---- */
+em_value em_view_field(em *e, em_value view, em_type type, int64_t offset); /* of a syl_kv_view */
+/* The page that holds a position, by its sequence's row of the page table. */
+em_value em_page_memory(em *e, em_value table, em_value pages, em_value position);
+/* append_k and append_v: a vector at this place of the body. append_codes_*: the whole row, f32 in scratch memory. */
+void em_append(em_body *body, const kir_inst *inst, em_value vector);
+void em_append_codes(em_body *body, const kir_inst *inst, em_value row);
+
 /* ---- one file a kind of kernel: the whole function, into e->module ---- */
 void em_rows(em *e, const char *symbol);
 void em_gemm(em *e, const char *symbol);
 void em_attention(em *e, const char *symbol);
+void em_full_attention(em *e, const char *symbol);
 
-/* emit_hadamard.c, emit_rope.c: in place on a scratch row of the kernel's columns */
+/* emit_hadamard.c, emit_rope.c, emit_head_norm.c: in place on a scratch row of the kernel's columns */
 void em_hadamard(em *e, const kir_inst *inst, em_value row, em_value work);
+void em_head_norm(em *e, const kir_inst *inst, em_value row);
 void em_rope(em *e, const kir_inst *inst, em_value row, em_value row_index);
+
+/* emit_low_rank.c. Down: the projections of a scratch row. Up: a helper (t of the first row, panel of u, tile) that fills tile[rows][nr]. */
+void em_project(em *e, const kir_inst *inst, em_value row, em_value row_index);
+em_value em_low_rank_helper(em *e, int rows);
+void em_low_rank_tile(em *e, em_value helper, em_value row, em_value col,
+                      em_value tile); /* the call, for rows from `row` and the panel at column `col` */
 
 /* ---- object.c: from a kernel to the bytes of its object ---- */
 typedef struct em_object {
@@ -153,7 +169,7 @@ SYL_NODISCARD syl_status em_make_object(const kir_kernel *kernel, const syl_host
 
 /* ---- cache.c ---- */
 /* Version of the generator: any change of the generated code must change it. */
-enum { EM_GENERATOR = 1 };
+enum { EM_GENERATOR = 3 };
 syl_hash em_cache_key(const kir_kernel *kernel, const syl_host_target *target);
 /* The folder exists, is ours and private; makes it where it is absent. */
 bool em_cache_usable(const char *dir, syl_diag *diag);

@@ -5,8 +5,10 @@
  * heads of one kv head. Invariant: a lane's result has the same bits whatever lanes share its pass: pages go in order of absolute position from 0, each
  * sum has one order, and a page wholly behind a lane's position changes nothing (probabilities 0, correction exp(0) = 1).
  *
+ * Keys and values stored as codes become (code - zero) * scale in registers, the numbers that the reference's cache holds; all else is the same.
+ *
  * Scratch: probabilities [mr][PAGE], queries times scale [mr][dim], running outputs [mr][dim], dim rounded up to whole vectors; then the state of each
- * lane: maximum, sum and correction. */
+ * lane: maximum, sum and correction; then scales and zero points of the page's values [groups][2][PAGE]. */
 #include "codegen/host/emit.h"
 #include <math.h>
 
@@ -15,16 +17,17 @@ enum { STATE_M, STATE_L, STATE_CORR, STATE_SIZE = 16 }; /* floats */
 typedef struct attention_state {
     em *e;
     const kir_attention *a;
-    kir_type elem; /* of the cache */
+    const kir_cache *cache;
+    kir_cache_layout layout; /* of a head */
     int64_t dim, padded, group;
-    int lanes;                 /* of this pass */
-    int chunk;                 /* vectors of positions or of values held in registers for each lane */
-    em_value p, q, out, state; /* scratch */
+    int lanes;                         /* of this pass */
+    int chunk;                         /* vectors of positions or of values held in registers for each lane */
+    em_value p, q, out, state, groups; /* scratch */
     em_value row[16], head[16], pos[16];
-    em_value first, last;  /* of the page: position of its first element, and the largest pos */
-    em_value keys, values; /* of the page */
-    em_value next;         /* bytes from this page to the next one of the sequence, 0 at the last */
-    em_value cold;         /* true where the lanes are of one row: nobody else has just read these pages */
+    em_value first, last; /* of the page: position of its first element, and the largest pos */
+    em_value memory;      /* of the page: this head */
+    em_value next;        /* bytes from this page to the next one of the sequence, 0 at the last */
+    em_value cold;        /* true where the lanes are of one row: nobody else has just read these pages */
 } attention_state;
 
 static em_value scratch_at(em *e, em_value base, int64_t index, em_value more) {
@@ -46,19 +49,59 @@ static em_value load_first(em *e, kir_type elem, em_value base, em_value index, 
     return elem == KIR_BF16 ? em_bf16_to_f32(e, raw) : elem == KIR_F16 ? em_f16_to_f32(e, raw) : raw;
 }
 
-/* Pages lie anywhere in memory: in decoding, while one is read the next is fetched, line by line. */
-static void prefetch(const attention_state *s, em_value base, em_value index, int vectors) {
+/* ---- reading the cache ---- */
+
+/* Pages lie anywhere in memory: in decoding, while one is read the next is fetched, line by line. `at`: of the first of `bytes` bytes of the head. */
+static void prefetch(const attention_state *s, em_value at, int64_t bytes) {
     em *e = s->e;
-    int per_line = 64 / (KIR_LANES * em_elem_size(s->elem));
-    em_branch branch = em_if(e, s->cold);
-    em_value start = LLVMBuildGEP2(e->b, e->i8, em_at(e, em_elem_type(e, s->elem), base, index),
-                                   (em_value[]){s->next}, 1, "");
-    for (int v = 0; v < vectors; v += per_line) {
-        em_value args[] = {em_offset(e, start, v * KIR_LANES * em_elem_size(s->elem)), em_int(e->i32, 0),
-                           em_int(e->i32, 3), em_int(e->i32, 1)};
+    em_value wanted = s->cold;
+    if (bytes < 64) { /* several vectors share a line: the first one fetches it */
+        em_value within = LLVMBuildAnd(e->b, at, em_long(e, 63), "");
+        wanted =
+            LLVMBuildAnd(e->b, wanted, LLVMBuildICmp(e->b, LLVMIntULT, within, em_long(e, bytes), ""), "");
+    }
+    em_branch branch = em_if(e, wanted);
+    em_value start = em_at(e, e->i8, s->memory, em_add(e, at, s->next));
+    for (int64_t line = 0; line < bytes; line += 64) {
+        em_value args[] = {em_offset(e, start, line), em_int(e->i32, 0), em_int(e->i32, 3),
+                           em_int(e->i32, 1)};
         em_intrinsic(e, "llvm.prefetch", &e->ptr, 1, args, 4);
     }
     em_endif(e, &branch);
+}
+
+/* KIR_LANES bytes of codes, of which the first `valid` may be read. */
+static em_value load_codes(em *e, em_value pointer, int lanes, int valid) {
+    em_type type = em_vec(e->i8, lanes);
+    if (valid >= lanes) return em_load(e, type, pointer, 1);
+    em_type overloads[] = {type, e->ptr};
+    em_value args[] = {pointer, em_int(e->i32, 1), em_first_lanes(e, valid, lanes), LLVMConstNull(type)};
+    return em_intrinsic(e, "llvm.masked.load", overloads, 2, args, 4);
+}
+
+/* Bytes of two codes each as twice as many codes, in order. */
+static em_value spread_pairs(em *e, em_value pairs) {
+    em_value x = LLVMBuildZExt(e->b, pairs, em_vec(e->i16, KIR_LANES / 2), "");
+    em_type type = LLVMTypeOf(x);
+    em_value low = LLVMBuildAnd(e->b, x, em_int(type, 15), "");
+    em_value high = LLVMBuildShl(e->b, LLVMBuildAnd(e->b, x, em_int(type, 240), ""), em_int(type, 4), "");
+    return LLVMBuildBitCast(e->b, LLVMBuildOr(e->b, low, high, ""), em_vec(e->i8, KIR_LANES), "");
+}
+
+static em_value dequantize(em *e, em_value codes, em_value scale, em_value zero) {
+    em_value x = LLVMBuildSIToFP(e->b, LLVMBuildZExt(e->b, codes, e->i32v, ""), e->f32v, "");
+    return LLVMBuildFMul(e->b, LLVMBuildFSub(e->b, x, zero, ""), scale, "");
+}
+
+/* Scales and zero points of positions [at, at + 16) of the group whose block begins at `block` of the head. */
+static void load_group(const attention_state *s, em_value block, em_value at, em_value *scale,
+                       em_value *zero) {
+    em *e = s->e;
+    em_value memory = em_at(e, e->i8, s->memory, block);
+    *scale = em_load_widened(e, KIR_BF16, memory, at, KIR_LANES);
+    em_value codes =
+        load_codes(e, em_at(e, e->i8, em_offset(e, memory, KIR_GROUP_ZEROS), at), KIR_LANES, KIR_LANES);
+    *zero = LLVMBuildSIToFP(e->b, LLVMBuildZExt(e->b, codes, e->i32v, ""), e->f32v, "");
 }
 
 static int valid_lanes(const attention_state *s, int64_t d) {
@@ -83,25 +126,76 @@ static void start(attention_state *s) {
     }
 }
 
+/* Adds the products of feature d, whose keys are k, to the sums. */
+static void add_products(const attention_state *s, em_value d, const em_value *k, em_value *acc, int n) {
+    em *e = s->e;
+    for (int i = 0; i < s->lanes; i++) {
+        em_value q = splat_at(e, scratch_at(e, s->q, i * s->padded, d));
+        for (int v = 0; v < n; v++)
+            em_store(e, em_fma(e, q, k[v], em_load(e, e->f32v, acc[i * n + v], 64)), acc[i * n + v], 64);
+    }
+}
+
+/* Products with the keys of features [begin, begin + group): one group of codes. */
+static void score_codes(const attention_state *s, em_value begin, em_value at, em_value *acc, int n) {
+    em *e = s->e;
+    kir_codes codes = s->cache->k;
+    bool pairs = codes.bits == 4;
+    em_value scale[8], zero[8], raw[8], k[8];
+    em_value block = em_mul_add(e, LLVMBuildUDiv(e->b, begin, em_long(e, codes.group), ""), KIR_GROUP_BYTES,
+                                em_long(e, s->layout.k_groups));
+    for (int v = 0; v < n; v++)
+        load_group(s, block, em_add(e, at, em_long(e, v * KIR_LANES)), &scale[v], &zero[v]);
+    em_loop d = em_loop_begin(e, begin, em_add(e, begin, em_long(e, codes.group)), pairs ? 2 : 1);
+    em_value unit = pairs ? LLVMBuildLShr(e->b, d.index, em_long(e, 1), "") : d.index;
+    em_value base = em_mul_add(e, unit, SYL_KV_PAGE, at);
+    prefetch(s, base, n * KIR_LANES);
+    for (int v = 0; v < n; v++)
+        raw[v] = load_codes(e, em_at(e, e->i8, s->memory, em_add(e, base, em_long(e, v * KIR_LANES))),
+                            KIR_LANES, KIR_LANES);
+    for (int part = 0; part < 1 + pairs; part++) {
+        for (int v = 0; v < n; v++) {
+            em_type type = LLVMTypeOf(raw[v]);
+            em_value code = !pairs ? raw[v]
+                            : part ? LLVMBuildLShr(e->b, raw[v], em_int(type, 4), "")
+                                   : LLVMBuildAnd(e->b, raw[v], em_int(type, 15), "");
+            k[v] = dequantize(e, code, scale[v], zero[v]);
+        }
+        /* behind an odd last feature the query has a 0 */
+        add_products(s, em_add(e, d.index, em_long(e, part)), k, acc, n);
+    }
+    em_loop_end(e, &d);
+}
+
+static void score_elements(const attention_state *s, em_value at, em_value *acc, int n) {
+    em *e = s->e;
+    kir_type elem = s->cache->elem;
+    em_value k[8];
+    em_loop d = em_loop_begin(e, em_long(e, 0), em_long(e, s->dim), 1);
+    em_value base = em_mul_add(e, d.index, SYL_KV_PAGE, at);
+    int64_t size = em_elem_size(elem);
+    prefetch(s, em_mul(e, base, em_long(e, size)), n * KIR_LANES * size);
+    for (int v = 0; v < n; v++)
+        k[v] = em_load_widened(e, elem, s->memory, em_add(e, base, em_long(e, v * KIR_LANES)), KIR_LANES);
+    add_products(s, d.index, k, acc, n);
+    em_loop_end(e, &d);
+}
+
 /* Scores of positions [at, at + 16 * n) of the page, masked by each lane's position, into the scratch. */
 static void scores(attention_state *s, em_value at, int n) {
     em *e = s->e;
-    em_value acc[64], k[8];
+    em_value acc[64];
     for (int i = 0; i < s->lanes * n; i++) {
         acc[i] = em_local(e, e->f32v);
         em_store(e, em_real(e->f32v, 0.0), acc[i], 64);
     }
-    em_loop d = em_loop_begin(e, em_long(e, 0), em_long(e, s->dim), 1);
-    em_value base = em_mul_add(e, d.index, SYL_KV_PAGE, at);
-    prefetch(s, s->keys, base, n);
-    for (int v = 0; v < n; v++)
-        k[v] = em_load_widened(e, s->elem, s->keys, em_add(e, base, em_long(e, v * KIR_LANES)), KIR_LANES);
-    for (int i = 0; i < s->lanes; i++) {
-        em_value q = splat_at(e, scratch_at(e, s->q, i * s->padded, d.index));
-        for (int v = 0; v < n; v++)
-            em_store(e, em_fma(e, q, k[v], em_load(e, e->f32v, acc[i * n + v], 64)), acc[i * n + v], 64);
+    if (s->cache->k.bits) {
+        em_loop group = em_loop_begin(e, em_long(e, 0), em_long(e, s->dim), s->cache->k.group);
+        score_codes(s, group.index, at, acc, n);
+        em_loop_end(e, &group);
+    } else {
+        score_elements(s, at, acc, n);
     }
-    em_loop_end(e, &d);
     int64_t iota[KIR_LANES];
     for (int i = 0; i < KIR_LANES; i++) iota[i] = i;
     em_value lane = em_ints(e->i32, iota, KIR_LANES);
@@ -146,6 +240,49 @@ static em_value softmax(em *e) {
     return function;
 }
 
+/* Scales and zero points of the page's values as floats, into the scratch. */
+static void unpack_groups(const attention_state *s) {
+    em *e = s->e;
+    int64_t n = kir_cache_groups(s->cache, s->cache->v);
+    for (int64_t g = 0; g < n; g++)
+        for (int64_t j = 0; j < SYL_KV_PAGE; j += KIR_LANES) {
+            em_value scale, zero;
+            load_group(s, em_long(e, s->layout.v_groups + g * KIR_GROUP_BYTES), em_long(e, j), &scale, &zero);
+            em_store(e, scale, scratch_at(e, s->groups, g * 2 * SYL_KV_PAGE + j, NULL), 64);
+            em_store(e, zero, scratch_at(e, s->groups, (g * 2 + 1) * SYL_KV_PAGE + j, NULL), 64);
+        }
+}
+
+/* Values [at, at + 16) of position j, of which `valid` exist. */
+static em_value load_value(const attention_state *s, em_value j, em_value at, int valid) {
+    em *e = s->e;
+    kir_codes codes = s->cache->v;
+    em_value values = em_offset(e, s->memory, s->layout.values);
+    if (!codes.bits) return load_first(e, s->cache->elem, values, em_mul_add(e, j, s->dim, at), valid);
+    em_value number = LLVMBuildUDiv(e->b, at, em_long(e, codes.group), "");
+    em_value group = em_at(e, e->f32, s->groups, em_mul_add(e, number, 2 * SYL_KV_PAGE, j));
+    em_value scale = splat_at(e, group), zero = splat_at(e, em_offset(e, group, SYL_KV_PAGE * 4)), x;
+    if (codes.bits == 4) {
+        em_value unit = LLVMBuildLShr(e->b, at, em_long(e, 1), "");
+        em_value pointer = em_at(e, e->i8, values, em_mul_add(e, j, kir_cache_units(s->cache, codes), unit));
+        x = spread_pairs(e, load_codes(e, pointer, KIR_LANES / 2, (valid + 1) / 2));
+    } else {
+        x = load_codes(e, em_at(e, e->i8, values, em_mul_add(e, j, s->dim, at)), KIR_LANES, valid);
+    }
+    return dequantize(e, x, scale, zero);
+}
+
+/* Fetches the values of position j and features [at, at + 16 n) of the next page. */
+static void prefetch_values(const attention_state *s, em_value j, em_value at, int n) {
+    em *e = s->e;
+    kir_codes codes = s->cache->v;
+    int64_t unit = kir_cache_unit(s->cache, codes), per_unit = codes.bits == 4 ? 2 : 1;
+    em_value index =
+        em_mul_add(e, j, kir_cache_units(s->cache, codes), LLVMBuildUDiv(e->b, at, em_long(e, per_unit), ""));
+    prefetch(s, em_add(e, em_mul(e, index, em_long(e, unit)), em_long(e, s->layout.values)),
+             n * KIR_LANES * unit / per_unit);
+}
+
 /* out = out * corr + p V for values [at, at + 16 n), of which the last vector has `valid`. */
 static void weigh(attention_state *s, em_value at, int n, int valid) {
     em *e = s->e;
@@ -162,11 +299,10 @@ static void weigh(attention_state *s, em_value at, int n, int valid) {
     em_value count = em_min(e, em_long(e, SYL_KV_PAGE),
                             em_add(e, LLVMBuildSub(e->b, s->last, s->first, ""), em_long(e, 1)));
     em_loop j = em_loop_begin(e, em_long(e, 0), count, 1);
-    em_value base = em_mul_add(e, j.index, s->dim, at);
-    prefetch(s, s->values, base, n);
+    prefetch_values(s, j.index, at, n);
     for (int c = 0; c < n; c++)
-        v[c] = load_first(e, s->elem, s->values, em_add(e, base, em_long(e, c * KIR_LANES)),
-                          c == n - 1 ? valid : KIR_LANES);
+        v[c] =
+            load_value(s, j.index, em_add(e, at, em_long(e, c * KIR_LANES)), c == n - 1 ? valid : KIR_LANES);
     for (int i = 0; i < s->lanes; i++) {
         em_value p = splat_at(e, scratch_at(e, s->p, i * SYL_KV_PAGE, j.index));
         for (int c = 0; c < n; c++)
@@ -197,23 +333,13 @@ static em_value load_index(em *e, int buffer, em_value row) {
     return LLVMBuildSExt(e->b, em_load(e, e->i32, em_at(e, e->i32, e->buffers[buffer], row), 4), e->i64, "");
 }
 
-static em_value view_field(em *e, em_value view, em_type type, int64_t offset) {
-    return em_load(e, type, em_offset(e, view, offset), 8);
-}
-
-/* The page that holds a position, by the sequence's row of the page table. */
-static em_value page_memory(em *e, em_value table, em_value pages, em_value position) {
-    em_value number =
-        em_load(e, e->i32, em_at(e, e->i32, table, LLVMBuildLShr(e->b, position, em_long(e, 6), "")), 4);
-    return em_load(e, e->ptr, em_at(e, e->ptr, pages, LLVMBuildSExt(e->b, number, e->i64, "")), 8);
-}
-
 /* pass(buffers, scratch, row, row step, head, head step): lane i is (row + i * row step, head + i * head step). */
 static em_value attention_pass(em *e, int lanes, em_value normalise) {
     const kir_attention *a = &e->kernel->attention;
     attention_state s = {.e = e,
                          .a = a,
-                         .elem = e->kernel->cache_elem,
+                         .cache = &e->kernel->cache,
+                         .layout = kir_cache_layout_of(&e->kernel->cache),
                          .dim = a->head_dim,
                          .group = a->heads / a->kv_heads,
                          .lanes = lanes};
@@ -228,6 +354,7 @@ static em_value attention_pass(em *e, int lanes, em_value normalise) {
     s.q = scratch_at(e, s.p, (int64_t)lanes * SYL_KV_PAGE, NULL);
     s.out = scratch_at(e, s.q, lanes * s.padded, NULL);
     s.state = scratch_at(e, s.out, lanes * s.padded, NULL);
+    s.groups = scratch_at(e, s.state, lanes * STATE_SIZE, NULL);
     s.last = em_long(e, 0);
     s.cold = LLVMBuildICmp(e->b, LLVMIntEQ, LLVMGetParam(function, 3), em_long(e, 0), "");
     for (int i = 0; i < lanes; i++) {
@@ -238,24 +365,27 @@ static em_value attention_pass(em *e, int lanes, em_value normalise) {
                                  s.last, "");
     }
     em_value view = e->buffers[a->cache], kv_head = LLVMBuildUDiv(e->b, s.head[0], em_long(e, s.group), "");
-    em_value stride = view_field(e, view, e->i64, offsetof(syl_kv_view, table_stride)),
-             pages = view_field(e, view, e->ptr, offsetof(syl_kv_view, pages));
-    em_value table = em_at(e, e->i32, view_field(e, view, e->ptr, offsetof(syl_kv_view, table)),
+    em_value stride = em_view_field(e, view, e->i64, offsetof(syl_kv_view, table_stride)),
+             pages = em_view_field(e, view, e->ptr, offsetof(syl_kv_view, pages));
+    em_value table = em_at(e, e->i32, em_view_field(e, view, e->ptr, offsetof(syl_kv_view, table)),
                            em_mul(e, load_index(e, a->seq, s.row[0]), stride));
-    em_value layer = em_mul_add(e, kv_head, 2 * s.dim * SYL_KV_PAGE,
-                                view_field(e, view, e->i64, offsetof(syl_kv_view, layer_offset)));
+    em_value layer = em_mul_add(e, kv_head, s.layout.size,
+                                em_view_field(e, view, e->i64, offsetof(syl_kv_view, layer_offset)));
     start(&s);
 
     em_loop page = em_loop_begin(e, em_long(e, 0), em_add(e, s.last, em_long(e, 1)), SYL_KV_PAGE);
     s.first = page.index;
-    em_value memory = page_memory(e, table, pages, page.index);
+    em_value memory = em_page_memory(e, table, pages, page.index);
     em_value following = em_add(e, page.index, em_long(e, SYL_KV_PAGE));
     following = LLVMBuildSelect(e->b, LLVMBuildICmp(e->b, LLVMIntSLE, following, s.last, ""), following,
                                 page.index, "");
-    s.next = LLVMBuildSub(e->b, LLVMBuildPtrToInt(e->b, page_memory(e, table, pages, following), e->i64, ""),
-                          LLVMBuildPtrToInt(e->b, memory, e->i64, ""), "");
-    s.keys = em_at(e, em_elem_type(e, s.elem), memory, layer);
-    s.values = em_at(e, em_elem_type(e, s.elem), s.keys, em_long(e, s.dim * SYL_KV_PAGE));
+    s.next =
+        LLVMBuildSub(e->b, LLVMBuildPtrToInt(e->b, em_page_memory(e, table, pages, following), e->i64, ""),
+                     LLVMBuildPtrToInt(e->b, memory, e->i64, ""), "");
+    s.memory = em_at(e, e->i8, memory, layer);
+    if (s.layout.size > s.layout.k_groups)
+        prefetch(&s, em_long(e, s.layout.k_groups), s.layout.size - s.layout.k_groups);
+    unpack_groups(&s);
     em_loop part = em_loop_begin(e, em_long(e, 0), em_long(e, SYL_KV_PAGE), s.chunk * KIR_LANES);
     scores(&s, part.index, s.chunk);
     em_loop_end(e, &part);

@@ -9,7 +9,8 @@ static bool is_scalar(const kir_inst *inst) {
 }
 
 static bool is_row_wide(kir_op op) {
-    return op == KIR_reduce_sum || op == KIR_reduce_max || op == KIR_hadamard || op == KIR_rope;
+    return op == KIR_reduce_sum || op == KIR_reduce_max || op == KIR_hadamard || op == KIR_rope ||
+           op == KIR_head_norm || op == KIR_append_codes_k || op == KIR_append_codes_v || op == KIR_project;
 }
 
 bool em_is_vector_store(kir_op op) {
@@ -102,56 +103,6 @@ static em_value load_table(em_body *body, int table) {
         global = em_global(e, name, LLVMConstArray2(e->f64, values, n));
     }
     return em_load(e, em_vec(e->f64, KIR_LANES), em_at(e, e->f64, global, body->col), 8);
-}
-
-/* ---- the KV cache ---- */
-
-static em_value view_field(em *e, em_value view, em_type type, int64_t offset) {
-    return em_load(e, type, em_offset(e, view, offset), 8);
-}
-
-/* Writes a vector of keys or values of (position, sequence): columns are kv head after kv head. */
-static void append(em_body *body, const kir_inst *inst, em_value vector) {
-    em *e = body->e;
-    const kir_kernel *kernel = e->kernel;
-    int64_t dim = kernel->cache_dim, step = inst->op == KIR_append_k ? SYL_KV_PAGE : 1;
-    em_value view = e->buffers[inst->buffer];
-    em_value position = LLVMBuildSExt(e->b, scalar_of(body, inst->args[1]), e->i64, "");
-    em_value sequence = LLVMBuildSExt(e->b, scalar_of(body, inst->args[2]), e->i64, "");
-    em_value page = LLVMBuildLShr(e->b, position, em_long(e, 6), ""),
-             within = LLVMBuildAnd(e->b, position, em_long(e, SYL_KV_PAGE - 1), "");
-    em_value stride = view_field(e, view, e->i64, offsetof(syl_kv_view, table_stride));
-    em_value table = view_field(e, view, e->ptr, offsetof(syl_kv_view, table));
-    em_value number =
-        em_load(e, e->i32, em_at(e, e->i32, table, em_add(e, em_mul(e, sequence, stride), page)), 4);
-    em_value pages = view_field(e, view, e->ptr, offsetof(syl_kv_view, pages));
-    em_value memory = em_load(e, e->ptr, em_at(e, e->ptr, pages, LLVMBuildSExt(e->b, number, e->i64, "")), 8);
-    em_value base = view_field(e, view, e->i64, offsetof(syl_kv_view, layer_offset));
-    /* keys: d * PAGE + p; values: behind the keys, p * dim + d */
-    base = inst->op == KIR_append_k
-               ? em_add(e, base, within)
-               : em_add(e, em_mul_add(e, within, dim, base), em_long(e, dim * SYL_KV_PAGE));
-    if (dim % KIR_LANES == 0) {
-        em_value head = LLVMBuildUDiv(e->b, body->col, em_long(e, dim), ""),
-                 d = LLVMBuildURem(e->b, body->col, em_long(e, dim), "");
-        em_value start = em_mul_add(e, head, 2 * dim * SYL_KV_PAGE, em_mul_add(e, d, step, base));
-        if (step == 1) {
-            em_store_rounded(e, kernel->cache_elem, memory, start, vector, body->valid);
-            return;
-        }
-        for (int lane = 0; lane < body->valid; lane++)
-            em_store_rounded(e, kernel->cache_elem, memory, em_add(e, start, em_long(e, lane * step)),
-                             LLVMBuildExtractElement(e->b, vector, em_long(e, lane), ""), 1);
-        return;
-    }
-    for (int lane = 0; lane < body->valid; lane++) {
-        em_value column = em_add(e, body->col, em_long(e, lane));
-        em_value head = LLVMBuildUDiv(e->b, column, em_long(e, dim), ""),
-                 d = LLVMBuildURem(e->b, column, em_long(e, dim), "");
-        em_value index = em_mul_add(e, head, 2 * dim * SYL_KV_PAGE, em_mul_add(e, d, step, base));
-        em_store_rounded(e, kernel->cache_elem, memory, index,
-                         LLVMBuildExtractElement(e->b, vector, em_long(e, lane), ""), 1);
-    }
 }
 
 /* ---- arithmetic ---- */
@@ -306,6 +257,9 @@ em_value em_body_vector(em_body *body, int index) {
         case KIR_acc:
             result = body->acc;
             break;
+        case KIR_low_rank:
+            result = body->low_rank;
+            break;
         default:
             result = arithmetic(e, inst, args[0], args[1], args[2]);
         }
@@ -321,7 +275,7 @@ void em_body_store(em_body *body, int index) {
     const kir_inst *inst = &e->kernel->body.p[index];
     em_value value = em_body_vector(body, inst->args[0]);
     if (inst->op != KIR_store) {
-        append(body, inst, value);
+        em_append(body, inst, value);
         return;
     }
     const kir_buffer *buffer = &e->kernel->buffers.p[inst->buffer];

@@ -1,7 +1,7 @@
 /* Row kernels: for each row, the stages of kir_schedule one after the other, each a loop over the columns.
  *
  * Scratch: one row (columns rounded up to whole vectors) for each kept instruction, one for each transform (its operand is written there,
- * then transformed in place), and a work row. Padding columns hold garbage that nothing reads as a value: stores and reductions leave them out. */
+ * then transformed in place) and each append of codes and projection, and a work row. Padding columns hold garbage that nothing reads as a value: stores and reductions leave them out. */
 #include "codegen/host/emit.h"
 #include <math.h>
 
@@ -20,7 +20,14 @@ static bool is_reduction(kir_op op) {
     return op == KIR_reduce_sum || op == KIR_reduce_max;
 }
 static bool is_transform(kir_op op) {
-    return op == KIR_hadamard || op == KIR_rope;
+    return op == KIR_hadamard || op == KIR_rope || op == KIR_head_norm;
+}
+static bool is_append_codes(kir_op op) {
+    return op == KIR_append_codes_k || op == KIR_append_codes_v;
+}
+/* What works on a scratch row, to which its operand goes first. */
+static bool needs_scratch_row(kir_op op) {
+    return is_transform(op) || is_append_codes(op) || op == KIR_project;
 }
 
 static double neutral(kir_op op) {
@@ -34,7 +41,7 @@ static void assign_scratch(rows_state *s) {
     for (int i = 0; i < s->n; i++) {
         const kir_inst *inst = &e->kernel->body.p[i];
         work = work || inst->op == KIR_hadamard;
-        if (!s->keep[i] && !is_transform(inst->op)) continue;
+        if (!s->keep[i] && !needs_scratch_row(inst->op)) continue;
         s->body.memory[i] = em_offset(e, e->scratch, offset);
         offset += s->padded * (inst->type == KIR_F64 ? 8 : 4);
     }
@@ -50,7 +57,7 @@ static void emit_place(rows_state *s, em_value col, int valid) {
         if (s->stage[i] != s->body.current) continue;
         if (em_is_vector_store(inst->op))
             em_body_store(&s->body, i);
-        else if (is_transform(inst->op))
+        else if (needs_scratch_row(inst->op))
             em_store(e, em_body_vector(&s->body, inst->args[0]), em_at(e, e->f32, s->body.memory[i], col),
                      64);
         else if (is_reduction(inst->op)) {
@@ -72,7 +79,7 @@ static bool has_work(const rows_state *s, int stage) {
     for (int i = 0; i < s->n; i++) {
         kir_op op = s->e->kernel->body.p[i].op;
         if (s->stage[i] == stage &&
-            (em_is_vector_store(op) || is_transform(op) || is_reduction(op) || s->keep[i]))
+            (em_is_vector_store(op) || needs_scratch_row(op) || is_reduction(op) || s->keep[i]))
             return true;
     }
     return false;
@@ -102,6 +109,9 @@ static void emit_stage(rows_state *s, int stage) {
                 inst->op == KIR_reduce_sum ? em_reduce_add(e, partial) : em_reduce_max(e, partial);
         }
         if (inst->op == KIR_hadamard) em_hadamard(e, inst, s->body.memory[i], s->work);
+        if (inst->op == KIR_head_norm) em_head_norm(e, inst, s->body.memory[i]);
+        if (inst->op == KIR_project) em_project(e, inst, s->body.memory[i], s->body.row);
+        if (is_append_codes(inst->op)) em_append_codes(&s->body, inst, s->body.memory[i]);
         if (inst->op == KIR_rope) em_rope(e, inst, s->body.memory[i], s->body.row);
     }
 }

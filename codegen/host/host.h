@@ -9,14 +9,36 @@ SYL_NODISCARD syl_status syl_host_target_find(const char *name, syl_diag *diag, 
 /* Micro tile for a GEMM of the given element types on the target: fills dot, mr, nr, ku, mblock. */
 void syl_host_tile(const syl_host_target *target, kir_type a, kir_type w, kir_gemm *gemm);
 
-/* Bytes of a packed weight, false on overflow; and packing rows [n0, n1) of the panels from row-major `source` [n, k]. Layout:
- * panels of nr rows (the last padded with zeros), k padded to a multiple of ku:
+/* The layout of packed weights: panels of nr rows (the last padded with zeros), k padded to a multiple of ku:
  *     packed[panel][k / ku][r][k % ku] = w[panel * nr + r][k]
- * DOT_VNNI: behind all panels, int32 -128 * sum_k w[n, k] for each of the padded n. */
+ * DOT_VNNI: behind all panels, int32 -128 * sum_k w[n, k] for each of the padded n.
+ *
+ * 4 bits: two steps of ku share bytes, low half and high half: byte (r, k % ku) of pair j has the codes of steps 2j and 2j + 1; symmetric codes
+ * are stored as code + 8. Before the codes of each group stand its parameters, so that a panel is read from end to end:
+ *     two-level     u8 s[nr], u8 z * s[nr]
+ *     f32 scales    f32 scale[nr]; DOT_VNNI: int32 -128 * sum over the group of w[n, k] [nr], instead of the sums behind the panels
+ * padded to min(64, 2 nr) bytes; w[n, k] is the INT8 value that a code stands for. */
+typedef struct syl_host_layout {
+    int64_t groups; /* 1 where codes have none */
+    int64_t steps;  /* of ku, of a group */
+    int64_t header, group, panel /* bytes: of a group's parameters, of a group with them, of a panel */;
+} syl_host_layout;
+syl_host_layout syl_host_layout_of(const kir_weight_codes *codes, kir_type elem, kir_dot dot, int64_t k,
+                                   int nr, int ku);
+
+/* What is packed: a weight as the artifact stores it: elements or codes, row-major [n, k] (4 bits: two a byte, the low half first), and the
+ * parameters of groups [n, groups] where there are any. */
+typedef struct syl_host_source {
+    const void *data;
+    const float *scales;
+    const uint8_t *group_scale, *group_zero;
+} syl_host_source;
+
+/* Bytes of a packed weight, false on overflow; packing panels [begin, end). */
 bool syl_host_packed_size(const syl_plan_weight *weight, size_t *out);
 int64_t syl_host_panels(const syl_plan_weight *weight);
-void syl_host_pack(const syl_plan_weight *weight, const void *source, void *packed, int64_t panel_begin,
-                   int64_t panel_end);
+void syl_host_pack(const syl_plan_weight *weight, const syl_host_source *source, void *packed,
+                   int64_t panel_begin, int64_t panel_end);
 
 typedef struct syl_host_code syl_host_code;
 typedef struct syl_host_options {
@@ -32,6 +54,8 @@ SYL_NODISCARD syl_status syl_host_compile(const syl_plan *plan, const syl_host_t
                                           const syl_host_options *options, syl_diag *diag,
                                           syl_host_stats *stats, syl_host_code **out);
 kir_function syl_host_function(const syl_host_code *code, int kernel);
+/* True if a file of the cache is whole, undamaged, and of the name it has. */
+bool syl_host_object_valid(const char *path);
 void syl_host_code_destroy(syl_host_code *code); /* NULL is fine */
 
 /* The text of stages, for people: LLVM IR before or after optimisation, assembly. */

@@ -65,6 +65,9 @@ static syl_status emit_module(em *e, const char *symbol, LLVMTargetMachineRef ma
     case KIR_ATTENTION:
         em_attention(e, symbol);
         break;
+    case KIR_FULL_ATTENTION:
+        em_full_attention(e, symbol);
+        break;
     }
     char *message = NULL;
     syl_status status = SYL_OK;

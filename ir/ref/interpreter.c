@@ -123,29 +123,39 @@ static syl_ref_fn *function_for(const run *r, const syl_op *op, const syl_ref_te
     return exact ? syl_ref_ops_f64[op->code] : syl_ref_ops_f32[op->code];
 }
 
-static syl_status call_op(run *r, const syl_op *op, const syl_ref_value *in, syl_ref_value *out) {
-    *out = (syl_ref_value){0};
-    if (syl_result(op)->type.kind == SYL_KV)
-        out->kv = in[0].kv;
-    else
-        out->tensor = allocate(r, &syl_result(op)->type);
-    syl_ref_tensor *y = out->tensor;
-    syl_ref_call call = {op, in, y, r->diag};
-    if (!y && !out->kv) return syl_ref_no_memory(&call);
+static void round_result(const run *r, syl_ref_tensor *y) {
+    if (r->precision != SYL_REF_F32 || !y || syl_dtypes[y->dtype].class != SYL_CLASS_FLOAT) return;
+    for (int64_t i = 0, n = syl_ref_tensor_elements(y); i < n; i++)
+        y->data[i] = syl_ref_round(y->dtype, y->data[i]);
+}
+
+/* Computes all results: outs[op->n_results]. */
+static syl_status call_op(run *r, const syl_op *op, const syl_ref_value *in, syl_ref_value *outs) {
+    bool room = true;
+    for (int i = 0; i < op->n_results; i++) {
+        outs[i] = (syl_ref_value){0};
+        if (op->results[i].type.kind == SYL_KV)
+            outs[i].kv = in[0].kv;
+        else
+            room = (outs[i].tensor = allocate(r, &op->results[i].type)) != NULL && room;
+    }
+    syl_ref_tensor *y = outs[0].tensor;
+    syl_ref_call call = {.op = op, .in = in, .outs = outs, .out = y, .diag = r->diag};
 
     syl_status status;
-    if (op->code == SYL_OP_weight || op->code == SYL_OP_materialized)
+    if (!room)
+        status = syl_ref_no_memory(&call);
+    else if (op->code == SYL_OP_weight || op->code == SYL_OP_materialized)
         status = read_weight(r, op, y);
     else
         status = function_for(r, op, y)(&call);
-    if (status != SYL_OK) {
-        syl_ref_tensor_release(y);
-        return status;
+    for (int i = 0; i < op->n_results; i++) {
+        if (status == SYL_OK)
+            round_result(r, outs[i].tensor);
+        else
+            syl_ref_tensor_release(outs[i].tensor);
     }
-    if (r->precision == SYL_REF_F32 && y && syl_dtypes[y->dtype].class == SYL_CLASS_FLOAT)
-        for (int64_t i = 0, n = syl_ref_tensor_elements(y); i < n; i++)
-            y->data[i] = syl_ref_round(y->dtype, y->data[i]);
-    return SYL_OK;
+    return status;
 }
 
 /* Evaluates the operands of `op` that wait for their first reader. */
@@ -153,10 +163,11 @@ static syl_status need_operands(run *r, const syl_op *op);
 
 static syl_status evaluate(run *r, const syl_op *op) {
     SYL_TRY(need_operands(r, op));
-    syl_ref_value *in = SYL_NEW_ARRAY(&r->scratch, syl_ref_value, (size_t)op->n_operands), out;
+    syl_ref_value *in = SYL_NEW_ARRAY(&r->scratch, syl_ref_value, (size_t)op->n_operands);
+    syl_ref_value *outs = SYL_NEW_ARRAY(&r->scratch, syl_ref_value, (size_t)op->n_results);
     for (int i = 0; i < op->n_operands; i++) in[i] = slot_of(r, syl_operand(op, i))->value;
-    SYL_TRY(call_op(r, op, in, &out));
-    set_slot(slot_of(r, syl_result(op)), out);
+    SYL_TRY(call_op(r, op, in, outs));
+    for (int i = 0; i < op->n_results; i++) set_slot(slot_of(r, &op->results[i]), outs[i]);
     release_operands(r, op);
     return SYL_OK;
 }
@@ -195,7 +206,7 @@ static syl_status run_block(run *r, const syl_block *block, syl_ref_value *out) 
             SYL_TRY(run_block(r, op->body, yielded));
             for (int i = 0; i < op->n_results; i++) set_slot(slot_of(r, &op->results[i]), yielded[i]);
         } else if (is_constant(r, op)) {
-            slot_of(r, syl_result(op))->constant = true;
+            for (int i = 0; i < op->n_results; i++) slot_of(r, &op->results[i])->constant = true;
         } else {
             SYL_TRY(evaluate(r, op));
         }

@@ -3,12 +3,14 @@
 #define SYL_IR_REF_OPS_H
 
 #include "ir/ref/ref.h"
+#include "ir/rope.h"
 
 /* One op to compute: operands are evaluated, result tensors allocated in their final shape. */
 typedef struct syl_ref_call {
     const syl_op *op;
     const syl_ref_value *in;
-    syl_ref_tensor *out; /* the only result; NULL for kv_append, whose result is its first operand */
+    const syl_ref_value *outs; /* [n_results] */
+    syl_ref_tensor *out;       /* the first result; NULL for kv_append, whose result is its first operand */
     syl_diag *diag;
 } syl_ref_call;
 

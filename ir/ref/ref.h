@@ -16,7 +16,8 @@ typedef enum syl_ref_precision { SYL_REF_F32, SYL_REF_F64 } syl_ref_precision;
  * ------------------------------------------------------------------------------------------------------ */
 
 /* A tensor in row-major order. Exactly the arrays of its class are there: REAL, FLOAT: data; INT: ints;
- * QUANT: codes and scales (one a row). */
+ * QUANT: codes (unpacked, an int8 each) and scales: one a row, or
+ * GROUP: one a group, row after row; two-level types: group_scale and group_zero, one a group, too. */
 typedef struct syl_ref_tensor {
     syl_dtype dtype;
     int rank;
@@ -25,6 +26,7 @@ typedef struct syl_ref_tensor {
     int32_t *ints;
     int8_t *codes;
     double *scales;
+    uint8_t *group_scale, *group_zero;
     int refs;
 } syl_ref_tensor;
 
@@ -56,7 +58,7 @@ typedef struct syl_ref_weights {
     /* All elements of tensor `name` of source file `source` of the module, row-major, as doubles. */
     syl_status (*weight)(void *user, const char *name, int64_t source, const syl_type *type, syl_diag *diag,
                          double *out);
-    /* Fills the arrays of a stored tensor: data, or codes and scales. May be NULL if the function has none.
+    /* Fills the arrays of a stored tensor: data, or codes and parameters. May be NULL if the function has none.
      */
     syl_status (*materialized)(void *user, const char *name, const syl_type *type, syl_diag *diag,
                                syl_ref_tensor *out);
@@ -89,12 +91,32 @@ void syl_ref_signs(double *x, int64_t outer, int64_t n, int64_t inner, int64_t s
  * memory. */
 SYL_NODISCARD bool syl_ref_hadamard(double *x, int64_t outer, int64_t n, int64_t inner,
                                     const int64_t *factors, int n_factors, bool transpose);
-/* Codes and scales of int8_channel, by row: the scale is rounded to f32, then code = round(x / scale) with
- * that scale, clamped to
- * [-127, 127]. mse: of the 41 scales absmax * p / 127, p = 1, 0.99, ..., 0.6, the one with the least squared
- * error, the largest on a tie; the search works on f32 copies of the elements and sums errors in double, in
- * an order that is the same on every machine. NaNs count as 0. false when out of memory. */
-SYL_NODISCARD bool syl_ref_quantize(const double *x, int64_t rows, int64_t cols, bool mse, int8_t *codes,
-                                    float *scales);
+/* low_rank_split of w[rows, cols]: its results u[rows, rank] and d[rank, cols], for the sizes and attributes of `op`, which may be erased. Equal inputs give equal bits
+ * on one kind of CPU, whatever the threads (base/linalg.h). Errors: ir-low-rank where the decomposition fails (NaN,
+ * infinity), out-of-memory. */
+SYL_NODISCARD syl_status syl_ref_low_rank_factors(const syl_op *op, syl_diag *diag, const double *w,
+                                                  double *u, double *d);
+/* Its third result: x -= u d for rows of w and the same rows of u; cols and rank are those of `op`. */
+void syl_ref_low_rank_residual(const syl_op *op, int64_t rows, const double *u, const double *d, double *x);
+
+/* Arrays of the caller for codes of `rows` x `cols` weights: codes[rows * cols]; scales[rows], of GROUP types
+ * scales[rows * groups]; of two-level types group_scale and group_zero [rows * groups], else unused. */
+typedef struct syl_ref_codes {
+    int8_t *codes;
+    float *scales;
+    uint8_t *group_scale, *group_zero;
+} syl_ref_codes;
+
+/* Codes of a weight scheme. Symmetric types: the scale (of a row or group) is rounded to f32, then code = round(x /
+ * scale) with that scale, clamped to [-127, 127] or [-8, 7]. mse: of the 41 scales absmax * p / high, p = 1, 0.99,
+ * ..., 0.6, high = 127 or 7, the one with the least squared error, the largest on a tie. Two-level types: scale =
+ * absmax / 119 of the row; with lo and hi the group's extremes as INT8, s = round((hi - lo) p / 15) in 1..16, z =
+ * round(-lo p / s) in 0..15, code = round(x / scale / s + z) in 0..15; p = 1, or with mse the p of 1, 0.95, ..., 0.7
+ * of least squared error, the largest on a tie. The searches work on f32 copies of the elements and sum errors in
+ * double, in an order that is the same on every machine. NaNs count as 0. false when out of memory. */
+SYL_NODISCARD bool syl_ref_quantize(const double *x, int64_t rows, int64_t cols, syl_dtype scheme, bool mse,
+                                    const syl_ref_codes *out);
+/* clamp((code - group_zero) * group_scale, -127, 127): the INT8 code that a two-level code stands for. */
+int syl_ref_inner_code(int code, int group_scale, int group_zero);
 
 #endif

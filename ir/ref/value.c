@@ -29,6 +29,18 @@ double syl_ref_round(syl_dtype dtype, double x) {
 
 /* ---- tensors ---- */
 
+static bool create_codes(syl_ref_tensor *tensor, int64_t n) {
+    const syl_dtype_info *info = &syl_dtypes[tensor->dtype];
+    int64_t rows = tensor->dims[0], groups = info->group ? n / info->group : rows;
+    tensor->codes = syl_ref_alloc(n, sizeof *tensor->codes);
+    tensor->scales = syl_ref_alloc(info->row_scale ? rows : groups, sizeof *tensor->scales);
+    if (!tensor->codes || !tensor->scales) return false;
+    if (!info->two_level) return true;
+    tensor->group_scale = syl_ref_alloc(groups, 1);
+    tensor->group_zero = syl_ref_alloc(groups, 1);
+    return tensor->group_scale && tensor->group_zero;
+}
+
 syl_ref_tensor *syl_ref_tensor_create(syl_dtype dtype, int rank, const int64_t *dims) {
     int64_t n = 1;
     for (int i = 0; i < rank; i++)
@@ -45,9 +57,7 @@ syl_ref_tensor *syl_ref_tensor_create(syl_dtype dtype, int rank, const int64_t *
         ok = (tensor->ints = syl_ref_alloc(n, sizeof *tensor->ints)) != NULL;
         break;
     case SYL_CLASS_QUANT:
-        tensor->codes = syl_ref_alloc(n, sizeof *tensor->codes);
-        tensor->scales = syl_ref_alloc(dims[0], sizeof *tensor->scales);
-        ok = tensor->codes && tensor->scales;
+        ok = create_codes(tensor, n);
         break;
     default:
         ok = (tensor->data = syl_ref_alloc(n, sizeof *tensor->data)) != NULL;
@@ -69,6 +79,8 @@ void syl_ref_tensor_release(syl_ref_tensor *tensor) {
     free(tensor->ints);
     free(tensor->codes);
     free(tensor->scales);
+    free(tensor->group_scale);
+    free(tensor->group_zero);
     free(tensor);
 }
 

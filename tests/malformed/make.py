@@ -12,6 +12,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "goldens"))
 import gguf
+import tiny_hf
 import tiny_llama
 
 SYL, FOLDER = sys.argv[1], pathlib.Path(sys.argv[2])
@@ -176,10 +177,52 @@ def make_artifact():
     written("artifact-tokenizer", lambda header: None, data[:begin] + b"[" + data[begin + 1 :])
 
 
+def make_work():
+    """A folder that others may write to; and a model of 8 TiB (a file of holes) whose artifact no disk of a test machine holds."""
+    (FOLDER / "open-folder").mkdir(exist_ok=True)
+    (FOLDER / "open-folder").chmod(0o777)
+    rows, cols = 1 << 21, 1 << 21
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [rows, cols], "data_offsets": [0, 2 * rows * cols]}}).encode()
+    with open(FOLDER / "huge.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + 2 * rows * cols)
+    graph = {"sylvester": 1, "name": "huge", "sources": ["huge.safetensors"],
+             "inputs": [{"name": "x", "type": f"tensor<Tx{cols}xf32>"}],
+             "nodes": [{"op": "weight", "name": "w", "type": f"tensor<{rows}x{cols}xreal>", "out": "w"},
+                       {"op": "linear", "in": ["x", "w"], "out": "y"}], "outputs": ["y"]}
+    save("huge.json", json.dumps(graph))
+
+
+def make_hf():
+    """Directories: the tiny Qwen3 of the goldens, with one thing wrong."""
+
+    def broken(name, file, change):
+        tiny_hf.write(FOLDER / name, "qwen3")
+        path = FOLDER / name / file
+        value = json.loads(path.read_text(encoding="utf-8"))
+        change(value)
+        path.write_text(json.dumps(value), encoding="utf-8")
+
+    config = lambda key, value: lambda c: c.__setitem__(key, value)
+    broken("hf-architecture", "config.json", config("architectures", ["Gemma2ForCausalLM"]))
+    broken("hf-quantized", "config.json", config("quantization_config", {"quant_method": "awq"}))
+    broken("hf-code", "config.json", config("auto_map", {"AutoModel": "model.Model"}))
+    broken("hf-rope", "config.json", config("rope_parameters", {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}))
+    broken("hf-layers", "config.json", config("num_hidden_layers", 3))
+    broken("hf-tensor", "config.json", config("num_hidden_layers", 1))
+    broken("hf-heads", "config.json", config("num_key_value_heads", 4))
+    broken("hf-tokenizer", "tokenizer.json", lambda t: t["model"].__setitem__("type", "WordPiece"))
+    broken("hf-split", "tokenizer.json", lambda t: t["pre_tokenizer"].__setitem__("type", "Whitespace"))
+    tiny_hf.write(FOLDER / "hf-no-weights", "qwen3")
+    (FOLDER / "hf-no-weights" / "model.safetensors").unlink()
+
+
 VERSION_KEY, IR_KEY, TOKENIZER = "sylvester.version", "sylvester.ir", "tokenizer.json"
 
 FOLDER.mkdir(parents=True, exist_ok=True)
 make_ir()
 make_gguf()
 make_graph()
+make_hf()
+make_work()
 make_artifact()

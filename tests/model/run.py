@@ -39,7 +39,7 @@ def artifact(recipe):
 
 def compile_model(recipe, threads=2, out=None):
     begin = time.monotonic()
-    process = subprocess.Popen([SYL, "compile", GGUF, "-o", out or artifact(recipe), "--recipe", recipe, "--threads", str(threads)])
+    process = subprocess.Popen([SYL, "compile", GGUF, "-o", out or artifact(recipe), "--recipe", recipe, "--threads", str(threads), "--no-resume"])
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     expect(process.returncode == 0, f"compiled {recipe} with {threads} threads in {time.monotonic() - begin:.1f} s, peak memory {usage.ru_maxrss / 1024:.0f} MiB")

@@ -229,6 +229,48 @@ static void ropes(void **state) {
     }
 }
 
+/* Each head by itself, against float64; what stands before and behind a head must not count. */
+static void head_norm_case(const syl_host_target *target, int heads, int width) {
+    enum { ROWS = 3 };
+    making m;
+    start(&m, (int64_t)heads * width);
+    int64_t cols = m.kernel.cols;
+    int in = buffer(&m, "x", KIR_MATRIX, KIR_F32, cols, false),
+        out = buffer(&m, "y", KIR_MATRIX, KIR_F32, cols, true);
+    int x = emit(&m, KIR_load, 0, 0, in);
+    int y = kir_emit(&m.arena, &m.kernel,
+                     (kir_inst){.op = KIR_head_norm, .args = {x}, .buffer = -1, .heads = heads, .f = 0.125});
+    emit(&m, KIR_store, y, 0, out);
+    built b = build_kernel(&m.kernel, target);
+    float *xs = new_buffer((size_t)(ROWS * cols) * 4), *got = new_buffer((size_t)(ROWS * cols) * 4);
+    for (int64_t i = 0; i < ROWS * cols; i++) xs[i] = random_float();
+    void *buffers[] = {xs, got};
+    run_kernel(&b, buffers, ROWS);
+    for (int64_t at = 0; at < ROWS * cols; at += width) {
+        double sum = 0;
+        for (int d = 0; d < width; d++) sum += (double)xs[at + d] * xs[at + d];
+        double factor = 1 / sqrt(sum / width + 0.125);
+        for (int d = 0; d < width; d++) assert_true(fabs(got[at + d] - xs[at + d] * factor) <= 1e-6);
+    }
+    check_slack(got, (size_t)(ROWS * cols) * 4);
+    free(xs);
+    free(got);
+    drop_kernel(&b);
+    syl_arena_free(&m.arena);
+}
+
+static void head_norms(void **state) {
+    (void)state;
+    for (int t = 0; t < N_TARGETS; t++) {
+        syl_host_target target;
+        if (!find_target(all_targets[t], &target)) continue;
+        head_norm_case(&target, 9, 64);
+        head_norm_case(&target, 3, 20);
+        head_norm_case(&target, 5, 6);
+        head_norm_case(&target, 2, 33);
+    }
+}
+
 /* A gather of bf16 rows, f16 in and out, i32 sums: each conversion against base/numeric. */
 static void conversions(void **state) {
     (void)state;
@@ -283,6 +325,7 @@ static void conversions(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(norms), cmocka_unit_test(hadamards),
-                                       cmocka_unit_test(ropes), cmocka_unit_test(conversions)};
+                                       cmocka_unit_test(ropes), cmocka_unit_test(head_norms),
+                                       cmocka_unit_test(conversions)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,12 +11,12 @@ static int setup(void **state) {
     syl_arena_init(&arena);
     recorder_init(&r);
     if (make_folder(state)) return -1;
-    /* w.gguf: w [4, 3] in F32, g [3] in F16, q [1, 256] in Q6_K, layers.{0,1}.w [3, 3]. */
+    /* w.gguf: w [4, 3] in F32, g [3] in F16, q [1, 256] in Q2_K, layers.{0,1}.w [3, 3]. */
     static bytes b;
     begin(&b, 5, 0);
     tensor(&b, "w", 4, 3, 0, 0);
     tensor(&b, "g", 3, 0, 1, 64);
-    tensor(&b, "q", 1, 256, 14, 96);
+    tensor(&b, "q", 1, 256, 10, 96);
     tensor(&b, "layers.0.w", 3, 3, 0, 320);
     tensor(&b, "layers.1.w", 3, 3, 0, 384);
     pad(&b, 32);
@@ -175,7 +175,8 @@ static void test_malformed(void **state) {
         {X "{\"op\": \"weight\", \"name\": \"w\", \"out\": \"y\"}\n" Y, "graph-type", 4, 1},
         {X "{\"op\": \"weight\", \"name\": \"w\", \"type\": \"tensor<3x4xreal>\", \"out\": \"y\"}\n" Y,
          "weights-shape", 4, 1},
-        {X "{\"op\": \"weight\", \"name\": \"v\", \"type\": \"tensor<4x3xreal>\", \"out\": \"y\"}\n" Y,
+        {X "{\"op\": \"weight\", \"name\": \"v\", \"source\": 0, \"type\": \"tensor<4x3xreal>\", \"out\": "
+           "\"y\"}\n" Y,
          "weights-missing", 4, 1},
         {X "{\"op\": \"weight\", \"name\": \"q\", \"type\": \"tensor<1x256xreal>\", \"out\": \"y\"}\n" Y,
          "weights-format", 4, 1},
@@ -280,7 +281,8 @@ static void test_schema(void **state) {
     for (const cJSON *def = defs->child; def; def = def->next) listed += strncmp(def->string, "op_", 3) == 0;
     for (int code = 0; code < SYL_OP_COUNT; code++) {
         const syl_op_info *info = &syl_ops[code];
-        if ((info->traits & (SYL_TRAIT_TERMINATOR | SYL_TRAIT_REGION)) || code == SYL_OP_materialized)
+        if ((info->traits & (SYL_TRAIT_TERMINATOR | SYL_TRAIT_REGION)) || info->results != 1 ||
+            code == SYL_OP_materialized)
             continue;
         found++;
         const cJSON *def =

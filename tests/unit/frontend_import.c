@@ -88,7 +88,7 @@ static void write_tensors(void) {
     offset = 0;
     uint64_t hidden = now->hidden ? (uint64_t)now->hidden : 12;
     if (wanted("token_embd.weight"))
-        tensor(&b, "token_embd.weight", 5, now->embedding_type == 14 ? 256 : 8, now->embedding_type, 0),
+        tensor(&b, "token_embd.weight", 5, now->embedding_type == 10 ? 256 : 8, now->embedding_type, 0),
             offset = 1056;
     for (int layer = 0; layer < 2; layer++) {
 #define NAME(suffix) syl_arena_printf(&arena, "blk.%d." suffix, layer)
@@ -221,14 +221,14 @@ static void test_refused(void **state) {
         {{.without = "general.architecture"}, "gguf-missing-key"},
         {{.without = "llama.embedding_length"}, "gguf-missing-key"},
         {{.without = "llama.attention.layer_norm_rms_epsilon"}, "gguf-missing-key"},
-        {{.key = "llama.rope.scaling.type", .text = "linear"}, "import-feature"},
+        {{.key = "llama.rope.scaling.type", .text = "yarn"}, "import-feature"},
         {{.key = "llama.expert_count", .value = 8}, "import-feature"},
         {{.key = "llama.attention.sliding_window", .value = 4096}, "import-feature"},
         {{.key = "llama.attention.value_length", .value = 2}, "import-feature"},
-        {{.key = "llama.rope.dimension_count", .value = 3}, "gguf-value"},
-        {{.key = "llama.rope.dimension_count", .value = 6}, "gguf-value"},
+        {{.key = "llama.rope.dimension_count", .value = 3}, "import-value"},
+        {{.key = "llama.rope.dimension_count", .value = 6}, "import-value"},
         {{.key = "llama.rope.freq_base", .value = 3}, "gguf-type"},
-        {{.extra_tensor = "rope_freqs.weight"}, "import-feature"},
+        {{.extra_tensor = "rope_freqs.weight"}, "weights-shape"},
         {{.extra_tensor = "blk.0.attn_q_norm.weight"}, "import-tensor"},
         {{.extra_tensor = "blk.1.attn_q.bias"}, "import-tensor"}, /* not in layer 0 */
         {{.extra_tensor = "blk.2.attn_norm.weight"}, "import-tensor"},
@@ -236,7 +236,7 @@ static void test_refused(void **state) {
         {{.without = "token_embd.weight"}, "weights-missing"},
         {{.without = "blk.1.ffn_up.weight"}, "weights-missing"},
         {{.hidden = 16}, "weights-shape"},
-        {{.embedding_type = 14}, "weights-format"},
+        {{.embedding_type = 10}, "weights-format"},
         {{.model = "llama"}, "tokenizer-type"},
         {{.without = "tokenizer.ggml.tokens"}, "gguf-missing-key"},
         {{.without = "tokenizer.ggml.eos_token_id"}, "tokenizer-data"},

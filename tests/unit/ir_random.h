@@ -26,6 +26,7 @@ typedef struct ir_random {
     uint64_t seed, state;
     int64_t layers, width, heads, kv_heads, head_dim, rope_dims, hidden, vocabulary;
     bool tied, gains; /* gains: norms have gain vectors */
+    bool qk_norm;     /* heads of q and k are normalised before they are turned */
 } ir_random;
 
 static uint64_t ir_random_mix(uint64_t x) { /* SplitMix64 */
@@ -72,6 +73,23 @@ static syl_value *ir_random_norm(ir_random *r, syl_builder *b, syl_value *x, con
     return y;
 }
 
+/* The norm of each head by itself; its gain is one for all heads. */
+static syl_value *ir_random_head_norm(ir_random *r, syl_builder *b, syl_value *x, const char *prefix,
+                                      const char *name, int64_t heads) {
+    char full[64];
+    snprintf(full, sizeof full, "%s%s.weight", prefix, name);
+    syl_value *operands[16], *y;
+    operands[0] = ir_random_weight(b, full, syl_tensor1(SYL_real, syl_size(r->head_dim)));
+    for (int64_t h = 1; h < heads; h++) operands[h] = operands[0];
+    syl_type gain_type = syl_tensor1(SYL_real, x->type.dims[1]);
+    syl_op *gain = syl_build_op(b, SYL_OP_concat, (int)heads, operands, 1, &gain_type);
+    syl_attr_set_int(b->module, gain, "axis", 0);
+    y = syl_build(b, SYL_OP_rms_norm, x->type, 2, x, syl_result(gain));
+    syl_attr_set_float(b->module, y->def, "eps", 1e-5);
+    syl_attr_set_int(b->module, y->def, "heads", heads);
+    return y;
+}
+
 static syl_value *ir_random_rope(ir_random *r, syl_builder *b, syl_value *x, syl_value *table,
                                  int64_t heads) {
     syl_value *y = syl_build(b, SYL_OP_rope, x->type, 2, x, table);
@@ -92,6 +110,7 @@ static inline void ir_random_sizes(uint64_t seed, ir_random *r) {
     r->vocabulary = 5 + ir_random_below(r, 40);
     r->tied = ir_random_below(r, 2) != 0;
     r->gains = ir_random_below(r, 4) != 0;
+    r->qk_norm = ir_random_below(r, 3) == 0;
 }
 
 /* The module of the sizes in r, which a test may have changed. */
@@ -100,8 +119,10 @@ static inline syl_module *ir_random_build(ir_random *r) {
     SYL_PUSH(&module->arena, &module->sources, "random");
     syl_dim tokens = {0, syl_module_symbol(module, "T")}, rows = {0, syl_module_symbol(module, "R")};
     syl_type ids_type = syl_tensor1(SYL_i32, tokens);
-    syl_type kv_type = {
-        SYL_KV, SYL_f32, 3, {syl_size(r->layers), syl_size(r->kv_heads), syl_size(r->head_dim)}};
+    syl_type kv_type = {.kind = SYL_KV,
+                        .dtype = SYL_f32,
+                        .rank = 3,
+                        .dims = {syl_size(r->layers), syl_size(r->kv_heads), syl_size(r->head_dim)}};
     const syl_type arg_types[] = {ids_type, ids_type, ids_type, syl_tensor1(SYL_i32, rows), kv_type};
     const char *const arg_names[] = {"ids", "pos", "seq", "rows", "kv"};
     syl_func *func = syl_func_create(module, "forward", 5, arg_types, arg_names);
@@ -123,6 +144,10 @@ static inline syl_module *ir_random_build(ir_random *r) {
         syl_value *q = ir_random_linear(r, b, n, prefix, "attn_q", r->heads * r->head_dim);
         syl_value *k = ir_random_linear(r, b, n, prefix, "attn_k", r->kv_heads * r->head_dim);
         syl_value *v = ir_random_linear(r, b, n, prefix, "attn_v", r->kv_heads * r->head_dim);
+        if (r->qk_norm) {
+            q = ir_random_head_norm(r, b, q, prefix, "attn_q_norm", r->heads);
+            k = ir_random_head_norm(r, b, k, prefix, "attn_k_norm", r->kv_heads);
+        }
         q = ir_random_rope(r, b, q, angles, r->heads);
         k = ir_random_rope(r, b, k, angles, r->kv_heads);
         kv = syl_build(b, SYL_OP_kv_append, kv_type, 5, kv, k, v, pos, seq);

@@ -130,6 +130,63 @@ static void test_elementwise(void **state) {
     }
 }
 
+/* Numbers worked out by hand: a row of mean 2 and variance 2; gelu at 1 in both forms; times 0 and 1/2. */
+static void test_diffusion(void **state) {
+    fixture *f = *state;
+    EACH_PRECISION(p) {
+        give(f, 1, 4, DOUBLES(0, 2, 2, 4));
+        give(f, 4, 0, DOUBLES(1, 2, 3, 4));
+        give(f, 4, 0, DOUBLES(1, 0, 0, -1));
+        assert_int_equal(
+            run(f, p, "%x: tensor<Tx4xf32>, %g: tensor<4xf32>, %b: tensor<4xf32>",
+                "(tensor<Tx4xf32>, tensor<Tx4xf32>)",
+                "%y = layer_norm %x {eps = 2.0} : tensor<Tx4xf32> %z = layer_norm %x, %g, %b {eps = 2.0} : "
+                "tensor<Tx4xf32> return %y, %z"),
+            SYL_OK);
+        expect(f, 0, 4, DOUBLES(-1, 0, 0, 1), tolerances[p]);
+        expect(f, 1, 4, DOUBLES(0, 0, 0, 3), tolerances[p]);
+    }
+    EACH_PRECISION(p) {
+        give(f, 1, 3, DOUBLES(1, 0, -20));
+        assert_int_equal(run(f, p, "%x: tensor<Tx3xf32>", "(tensor<Tx3xf32>, tensor<Tx3xf32>)",
+                             "%e = gelu %x {form = erf} : tensor<Tx3xf32> %t = gelu %x {form = tanh} : "
+                             "tensor<Tx3xf32> return %e, %t"),
+                         SYL_OK);
+        expect(f, 0, 3, DOUBLES(0.84134474606854293, 0, 0), 1e-6);
+        expect(f, 1, 3, DOUBLES(0.84119199060827676, 0, 0), 1e-6);
+    }
+    EACH_PRECISION(p) {
+        give(f, 2, 0, DOUBLES(0, 0.5));
+        assert_int_equal(run(f, p, "%t: tensor<Bxf32>", "tensor<Bx4xf32>",
+                             "%y = timestep_embedding %t {base = 100.0, dims = 4, scale = 20.0} : "
+                             "tensor<Bx4xf32> return %y"),
+                         SYL_OK);
+        expect(f, 0, 8, DOUBLES(1, 1, 0, 0, cos(10), cos(1), sin(10), sin(1)), tolerances[p]);
+    }
+}
+
+/* Two sequences of two rows, two heads of one feature: the weights of equal scores are halves, of scores 0 and ln 3 a quarter and three. */
+static void test_full_attention(void **state) {
+    fixture *f = *state;
+    EACH_PRECISION(p) {
+        give(f, 4, 2, DOUBLES(0, 1, 0, 1, 0, 0, 0, 0));
+        give(f, 4, 2, DOUBLES(5, 0, 7, log(3), 1, 1, 2, 2));
+        give(f, 4, 2, DOUBLES(2, 4, 6, 8, 10, 20, 30, 40));
+        assert_int_equal(run(f, p, "%q: tensor<Tx2xf32>, %k: tensor<Tx2xf32>, %v: tensor<Tx2xf32>",
+                             "tensor<Tx2xf32>",
+                             "%y = full_attention %q, %k, %v {heads = 2, scale = 1.0, tokens = 2} : "
+                             "tensor<Tx2xf32> return %y"),
+                         SYL_OK);
+        expect(f, 0, 8, DOUBLES(4, 7, 4, 7, 20, 30, 20, 30), tolerances[p]);
+    }
+    give(f, 3, 2, DOUBLES(1, 2, 3, 4, 5, 6));
+    assert_int_equal(run(f, SYL_REF_F64, "%x: tensor<Tx2xf32>", "tensor<Tx2xf32>",
+                         "%y = full_attention %x, %x, %x {heads = 1, scale = 1.0, tokens = 2} : "
+                         "tensor<Tx2xf32> return %y"),
+                     SYL_INPUT);
+    assert_non_null(strstr(f->messages.p, "3 rows are not sequences of 2"));
+}
+
 static void test_rounding(void **state) {
     fixture *f = *state;
     static const char args[] = "%a: tensor<3xf32>", types[] = "(tensor<3xbf16>, tensor<3xf16>)";
@@ -164,6 +221,21 @@ static void test_rms_norm(void **state) {
         double r = 1 / sqrt(13);
         expect(f, 0, 4, DOUBLES(3 * r, 4 * r, 0, 0), tolerances[p]);
         expect(f, 1, 4, DOUBLES(6 * r, 40 * r, 0, 0), tolerances[p]);
+    }
+}
+
+/* Two heads by themselves, with a gain as long as the row. */
+static void test_head_norm(void **state) {
+    fixture *f = *state;
+    SET_WEIGHT(f, 1, 2, 3, 4);
+    EACH_PRECISION(p) {
+        give(f, 1, 4, DOUBLES(3, 4, 6, 8));
+        assert_int_equal(run(f, p, "%x: tensor<Tx4xf32>", "tensor<Tx4xf32>",
+                             "%g = weight \"g\" : tensor<4xreal> "
+                             "%y = rms_norm %x, %g {eps = 0.5, heads = 2} : tensor<Tx4xf32> return %y"),
+                         SYL_OK);
+        double r = 1 / sqrt(13), s = 1 / sqrt(50.5);
+        expect(f, 0, 4, DOUBLES(3 * r, 8 * r, 18 * s, 32 * s), tolerances[p]);
     }
 }
 
@@ -232,6 +304,28 @@ static void test_rope(void **state) {
     }
 }
 
+/* base 16, dims 6: 1, 16^(-1/3), 16^(-2/3) radians a position, that is 1, 0.4 and 0.16 turns in 2 pi positions. */
+static void test_scaled_rope(void **state) {
+    fixture *f = *state;
+    EACH_PRECISION(p) {
+        give_ints(f, 1, INTS(3));
+        assert_int_equal(run(f, p, "%p: tensor<Txi32>", "(tensor<Tx6xf32>, tensor<Tx6xf32>)",
+                             "%a = rope_table %p {base = 16.0, dims = 6, factor = 4.0, scaling = linear} : "
+                             "tensor<Tx6xf32> "
+                             "%b = rope_table %p {base = 16.0, dims = 6, factor = 4.0, high = 8.0, low = "
+                             "2.0, original = 44, "
+                             "scaling = llama3} : tensor<Tx6xf32> return %a, %b"),
+                         SYL_OK);
+        double u = pow(16, -1.0 / 3), v = u * u, x = 3 * 0.25;
+        expect(f, 0, 6, DOUBLES(cos(x), cos(x * u), cos(x * v), sin(x), sin(x * u), sin(x * v)),
+               tolerances[p]);
+        /* 44 positions are 7.00, 2.78 and 1.10 turns: between low and high, likewise, below low. */
+        double turns = 44 / (2 * 3.14159265358979323846), k0 = (turns - 2) / 6, k1 = (turns * u - 2) / 6;
+        double a0 = 3 * (k0 + (1 - k0) / 4), a1 = 3 * u * (k1 + (1 - k1) / 4), a2 = 3 * v / 4;
+        expect(f, 1, 6, DOUBLES(cos(a0), cos(a1), cos(a2), sin(a0), sin(a1), sin(a2)), tolerances[p]);
+    }
+}
+
 /* Two query heads share one kv head; two sequences do not see each other. */
 static void test_attention(void **state) {
     fixture *f = *state;
@@ -263,6 +357,56 @@ static void test_attention(void **state) {
                              "tensor<Tx2xf32> return %y"),
                          SYL_INPUT);
         assert_non_null(strstr(f->messages.p, "position 0 of sequence 3, which was never appended"));
+    }
+}
+
+/* A token that sees itself alone gets its value as the cache has it: 8 bits, then 4 with a clip; steps of 1/64 and 1/4. */
+static void test_quantized_cache(void **state) {
+    fixture *f = *state;
+    static const struct {
+        const char *type, *clip;
+        double x[4][3], y[4][3];
+    } cases[] = {{"kv<1x1x3xint8_g3>",
+                  "",
+                  {{-10. / 64, 245. / 64, 3.4 / 64}, {0, 0, 0}, {255, 3.4, 7}, {-510, -1, -2.2}},
+                  {{-10. / 64, 245. / 64, 3. / 64}, {0, 0, 0}, {255, 3, 7}, {-510, 0, -2}}},
+                 {"kv<1x1x3xf32.int4_g3>",
+                  ", v_clip = 0.5",
+                  {{-2, 5.5, 0.8}, {0, 0, 0}, {7.5, 0.8, 3}, {-7.5, -0.8, 0}},
+                  {{-1, 2.75, 0.75}, {0, 0, 0}, {3.75, 0.75, 3}, {-3.75, -0.75, 0}}}};
+    for (int c = 0; c < 2; c++) EACH_PRECISION(p) {
+            give(f, 4, 3, &cases[c].x[0][0]);
+            give_ints(f, 4, INTS(0, 0, 0, 0));
+            give_ints(f, 4, INTS(0, 1, 2, 3));
+            f->in[f->n_in++] = (syl_ref_value){0};
+            char args[200], body[400];
+            snprintf(args, sizeof args,
+                     "%%x: tensor<Tx3xf32>, %%p: tensor<Txi32>, %%s: tensor<Txi32>, %%kv: %s", cases[c].type);
+            snprintf(
+                body, sizeof body,
+                "%%kv1 = kv_append %%kv, %%x, %%x, %%p, %%s {layer = 0%s} : %s "
+                "%%y = attention %%x, %%kv1, %%p, %%s {heads = 1, layer = 0, scale = 1.0} : tensor<Tx3xf32> "
+                "return %%y",
+                cases[c].clip, cases[c].type);
+            assert_int_equal(run(f, p, args, "tensor<Tx3xf32>", body), SYL_OK);
+            expect(f, 0, 12, &cases[c].y[0][0], 0);
+        }
+    /* keys: two positions whose weights tell which keys the cache has */
+    EACH_PRECISION(p) {
+        give(f, 2, 2, DOUBLES(-2, 5.5, 1, 1));
+        give_ints(f, 2, INTS(0, 1));
+        give_ints(f, 2, INTS(0, 0));
+        f->in[f->n_in++] = (syl_ref_value){0};
+        assert_int_equal(
+            run(f, p, "%x: tensor<Tx2xf32>, %p: tensor<Txi32>, %s: tensor<Txi32>, %kv: kv<1x1x2xint4_g2.f32>",
+                "tensor<Tx2xf32>",
+                "%kv1 = kv_append %kv, %x, %x, %p, %s {k_clip = 0.5, layer = 0} : kv<1x1x2xint4_g2.f32> "
+                "%y = attention %x, %kv1, %p, %s {heads = 1, layer = 0, scale = 1.0} : tensor<Tx2xf32> "
+                "return %y"),
+            SYL_OK);
+        /* (1, 1) has the scale bf16(0.5 / 15), so its keys are 15 times that */
+        double key = 15 * 0x1.12p-5, a = exp(-1 + 2.75), b = exp(2 * key);
+        expect(f, 0, 4, DOUBLES(-2, 5.5, (-2 * a + b) / (a + b), (5.5 * a + b) / (a + b)), tolerances[p]);
     }
 }
 
@@ -353,8 +497,10 @@ static void test_mse(void **state) {
         double u = (double)(ir_random_mix((uint64_t)i) >> 11) / 9007199254740992.0 - 0.5;
         x[i] = i / COLS == 3 ? 0 : u * u * u * (i / COLS + 1);
     }
-    assert_true(syl_ref_quantize(x, ROWS, COLS, true, codes, scales));
-    assert_true(syl_ref_quantize(x, ROWS, COLS, false, plain, plain_scales));
+    assert_true(syl_ref_quantize(x, ROWS, COLS, SYL_int8_channel, true,
+                                 &(syl_ref_codes){.codes = codes, .scales = scales}));
+    assert_true(syl_ref_quantize(x, ROWS, COLS, SYL_int8_channel, false,
+                                 &(syl_ref_codes){.codes = plain, .scales = plain_scales}));
     for (int r = 0; r < ROWS; r++) {
         const double *row = x + r * COLS;
         double absmax = 0, least = INFINITY, best = 0;
@@ -384,7 +530,8 @@ static void test_mse(void **state) {
     assert_true(clipped > ROWS / 4);
     /* What is no number is no reason to fail. */
     static const double odd[] = {NAN, 1, INFINITY, 2, 1e-320, -1e-320};
-    assert_true(syl_ref_quantize(odd, 3, 2, true, codes, scales));
+    assert_true(syl_ref_quantize(odd, 3, 2, SYL_int8_channel, true,
+                                 &(syl_ref_codes){.codes = codes, .scales = scales}));
     assert_int_equal(codes[0], 0);
     assert_int_equal(codes[1], 127);
     assert_int_equal(codes[3], 0);
@@ -468,9 +615,13 @@ static void test_random_models(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(elementwise), TEST(rounding),  TEST(rms_norm),  TEST(linear),     TEST(quantized_linear),
-        TEST(rope),        TEST(attention), TEST(moves),     TEST(transforms), TEST(hadamard_inverse),
-        TEST(mse),         TEST(regions),   TEST(arguments), TEST(every_op),   TEST(random_models),
+        TEST(elementwise), TEST(diffusion),     TEST(full_attention),
+        TEST(rounding),    TEST(rms_norm),      TEST(head_norm),
+        TEST(scaled_rope), TEST(linear),        TEST(quantized_linear),
+        TEST(rope),        TEST(attention),     TEST(quantized_cache),
+        TEST(moves),       TEST(transforms),    TEST(hadamard_inverse),
+        TEST(mse),         TEST(regions),       TEST(arguments),
+        TEST(every_op),    TEST(random_models),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -55,9 +55,18 @@ static void print_is_fixed_point(const char *text) {
     syl_arena_free(&arena);
 }
 
+static const char caches[] =
+    "module @caches {\n"
+    "  func @f(%a: kv<2x1x64xint8_g64>, %b: kv<2x1x64xint8_g64.int4_g32>, %c: kv<2x1x64xbf16.int4_g16>, %d: "
+    "kv<2x1x64xint4_g32.f32>) -> kv<2x1x64xint8_g64> {\n"
+    "    return %a\n"
+    "  }\n"
+    "}\n";
+
 static void test_example(void **state) {
     (void)state;
     print_is_fixed_point(example);
+    print_is_fixed_point(caches);
 }
 
 static void test_canonical(void **state) {
@@ -181,6 +190,11 @@ static const struct {
     {"module @m { func @f(%a: ^tensor<Tqxf32>) -> () { return } }", "ir-type", "dimension symbol"},
     {"module @m { func @f(%a: tensor<2xf32^) -> () { return } }", "ir-syntax", "expected '>'"},
     {"module @m { func @f(%a: ^kv<2x3xf32>) -> () { return } }", "ir-type", "kv<layers"},
+    {"module @m { func @f(%a: ^kv<1x1x8xint8>) -> () { return } }", "ir-type", "unknown element type 'int8'"},
+    {"module @m { func @f(%a: ^kv<1x1x8xint4_g0>) -> () { return } }", "ir-type", "'0'"},
+    {"module @m { func @f(%a: ^kv<1x1x8xf32.bf16>) -> () { return } }", "ir-type", "one element type"},
+    {"module @m { func @f(%a: ^kv<1x1x8xint4_g8.int8_g8.f32>) -> () { return } }", "ir-type", "'8.f32'"},
+    {"module @m { func @f(%a: ^tensor<8xint8_g8>) -> () { return } }", "ir-type", "unknown element type"},
     {"module @m { func @f(%a: ^tensor) -> () { return } }", "ir-syntax", "a type"},
     {BODY("%y = ^siluu %x : tensor<2x4xf32>"), "ir-unknown-op", "did you mean 'silu'"},
     {BODY("%y = silu ^%z : tensor<2x4xf32>"), "ir-undefined",

@@ -3,7 +3,7 @@
  * than that of the passes. */
 #include "passes_testing.h"
 
-static const char *const recipes[] = {"f32", "bf16", "w8a8", "f32-rotated", "w8a8-plain"};
+static const char *const recipes[] = {"f32", "bf16", "w8a8", "f32-rotated", "w8a8-plain", "w4a8", "w4a16"};
 
 /* ---- regions ---- */
 
@@ -95,7 +95,8 @@ static void every_op_is_in_a_legal_region(void **state) {
             assert_int_equal(bench_count(module->funcs->body, SYL_OP_add), 2 * layers);
             /* A layer: norm, rope q, append, attention, norm, gate, a quantize before o in w8a8, and its
              * linears, one of which may have taken the gate. Besides: embedding, rope table, last norm. */
-            int linears = bench_count(module->funcs->body, SYL_OP_linear), quantized = recipes[i][0] == 'w';
+            int linears = bench_count(module->funcs->body, SYL_OP_linear),
+                quantized = recipes[i][0] == 'w' && !strstr(recipes[i], "a16");
             assert_in_range(linears, 4 * layers + 1, 7 * layers + 1);
             int most = linears + (6 + quantized) * layers + 3;
             assert_in_range(bench_count(module->funcs->body, SYL_OP_fused), most - layers, most);
@@ -197,14 +198,34 @@ static void rules_of_fusion(void **state) {
                                 "%v = slice %x {axis = 1, begin = 0, end = 4} : tensor<Tx4xf32>\nreturn %v\n",
                                 "tensor<Tx4xf32>"),
                         "slice");
-    /* A value whose views are all read in one region is made there. */
+    /* A value whose views are read stays whole: they are places in it. */
     assert_string_equal(regions(&b,
                                 "%a = silu %x" T8
                                 "%u = slice %a {axis = 1, begin = 0, end = 4} : tensor<Tx4xf32>\n"
                                 "%v = slice %a {axis = 1, begin = 4, end = 8} : tensor<Tx4xf32>\n%m = mul "
                                 "%u, %v : tensor<Tx4xf32>\nreturn %m\n",
                                 "tensor<Tx4xf32>"),
-                        "silu slice slice mul");
+                        "silu | slice slice mul");
+    /* A low-rank branch: down beside the quantize, up beside the main linear; not where t is read in front of the codes, nor without codes. */
+    for (int i = 0; i < 3; i++)
+        assert_string_equal(
+            regions(&b,
+                    syl_arena_printf(
+                        &b.arena,
+                        "%%d = weight \"d\" : tensor<2x8xreal>\n%%dd = cast %%d : tensor<2x8xbf16>\n"
+                        "%%u = weight \"u\" : tensor<8x2xreal>\n%%uu = cast %%u : tensor<8x2xbf16>\n"
+                        "%%wq = quantize %%w : tensor<8x8xint8_channel>\n%%wf = cast %%w : tensor<8x8xf32>\n"
+                        "%%n = silu %%x" T8
+                        "%%t = linear %%n, %%dd : tensor<Tx2xf32>\n%%s = linear %%t, %%uu" T8 "%s%s"
+                        "%%y = add %%m, %s" T8 "return %%y\n",
+                        i == 1 ? "%e = add %s, %z" T8 "%e2 = rms_norm %e {eps = 0.1}" T8 : "",
+                        i == 2 ? "%m = linear %n, %wf" T8
+                               : "%q = quantize %n : tensor<Tx8xint8_token>\n%m = linear %q, %wq" T8,
+                        i == 1 ? "%e2" : "%s"),
+                    "tensor<Tx8xf32>"),
+            i == 0   ? "silu linear quantize | linear linear add"
+            : i == 1 ? "silu | linear | linear | add rms_norm | quantize | linear add"
+                     : "silu | linear | linear linear add");
     bench_close(&b);
 }
 

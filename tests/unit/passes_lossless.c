@@ -33,6 +33,15 @@ static void add_readers(syl_module *module, uint64_t seed) {
     }
 }
 
+/* Turns random norms of the stream into norms of its parts, which do not commute with a rotation. */
+static void add_heads(syl_module *module, uint64_t seed) {
+    for (syl_op *op = module->funcs->body->first; op; op = op->next) {
+        if (op->code != SYL_OP_rms_norm || syl_attr_get(op, "heads") || ir_random_mix(seed++) % 3) continue;
+        int64_t width = op->results[0].type.dims[1].size;
+        syl_attr_set_int(module, op, "heads", width % 2 ? width : 2);
+    }
+}
+
 /* The number of graphs that the passes did something to. */
 static int check_lossless(const char *prepare, const char *passes, int n, double limit) {
     int changed = 0;
@@ -43,7 +52,11 @@ static int check_lossless(const char *prepare, const char *passes, int n, double
         bench_sizes(seed, &r);
         syl_module *module = ir_random_build(&r);
         if (strcmp(prepare, "readers") == 0) add_readers(module, seed);
-        bench_run(&b, module, strcmp(prepare, "readers") == 0 ? "fold-norms" : prepare);
+        if (strcmp(prepare, "heads") == 0) add_heads(module, seed);
+        bench_run(&b, module,
+                  strcmp(prepare, "readers") == 0 ? "fold-norms"
+                  : strcmp(prepare, "heads") == 0 ? ""
+                                                  : prepare);
         ir_random_outputs before = ir_random_run(module, &r, SYL_REF_F64, b.diag);
         tally t = {0};
         if (bench_run_with(&b, module, passes, &(syl_pass_options){.after = count_work, .user = &t}) !=
@@ -79,9 +92,25 @@ static void rotate_residual_online(void **state) {
                     graphs / 2, graphs);
 }
 
+static void norms_of_heads(void **state) {
+    (void)state;
+    check_lossless("heads", "fold-norms", some, tolerance);
+    assert_in_range(
+        check_lossless("heads", "fold-norms,rotate-residual{online=100 seed=5}", graphs, tolerance),
+        graphs / 2, graphs);
+}
+
 static void rotate_values(void **state) {
     (void)state;
     assert_in_range(check_lossless("", "rotate-values", graphs, tolerance), graphs / 2, graphs);
+}
+
+/* Scores stay: R3 stands between rotary embeddings and attention, in every layer. */
+static void rotate_keys(void **state) {
+    (void)state;
+    assert_int_equal(check_lossless("", "rotate-keys", graphs, tolerance), graphs);
+    check_lossless("rotate-values,group", "rotate-keys,rotate-keys,canonicalize,cse,dce,fuse", some,
+                   tolerance);
 }
 
 static void rotate_down(void **state) {
@@ -92,6 +121,17 @@ static void rotate_down(void **state) {
 static void group(void **state) {
     (void)state;
     assert_int_equal(check_lossless("", "group", graphs, 1e-13), graphs);
+}
+
+/* The sum of branch and residual, exact and with the branch rounded: the residual holds the rounding. Ranks up to that of the weights. */
+static void split_low_rank(void **state) {
+    (void)state;
+    assert_int_equal(check_lossless("", "split-low-rank{rank=3 round=none}", graphs, tolerance), graphs);
+    assert_int_equal(check_lossless("", "split-low-rank{rank=8}", some, tolerance), some);
+    assert_int_equal(check_lossless("", "split-low-rank{rank=1000 round=none}", some, tolerance), some);
+    assert_int_equal(check_lossless("group", "split-low-rank{rank=5},round-weights,canonicalize,cse,dce,fuse",
+                                    some, tolerance),
+                     some);
 }
 
 static void all_together(void **state) {
@@ -236,9 +276,12 @@ int main(void) {
         cmocka_unit_test(fold_norms),
         cmocka_unit_test(rotate_residual),
         cmocka_unit_test(rotate_residual_online),
+        cmocka_unit_test(norms_of_heads),
         cmocka_unit_test(rotate_values),
+        cmocka_unit_test(rotate_keys),
         cmocka_unit_test(rotate_down),
         cmocka_unit_test(group),
+        cmocka_unit_test(split_low_rank),
         cmocka_unit_test(all_together),
         cmocka_unit_test(all_together_with_readers),
         cmocka_unit_test(any_order),

@@ -109,6 +109,28 @@ static char *temporary(bench *b, const char *text) {
     return path;
 }
 
+/* The option --kv makes what the recipes with a quantized cache say. */
+static void recipes_take_a_quantized_cache(void **state) {
+    (void)state;
+    static const int bits[] = {8, 4};
+    for (int i = 0; i < 2; i++) {
+        bench b;
+        bench_open(&b);
+        syl_recipe made, written;
+        assert_int_equal(syl_recipe_load(&b.arena, "w8a8", b.diag, &made), SYL_OK);
+        assert_int_equal(syl_recipe_quantize_kv(&b.arena, bits[i], b.diag, &made), SYL_OK);
+        assert_int_equal(syl_recipe_load(&b.arena, made.name, b.diag, &written), SYL_OK);
+        assert_string_equal(made.pipeline, written.pipeline);
+        assert_string_equal(made.description, written.description);
+        assert_int_not_equal(syl_recipe_quantize_kv(&b.arena, bits[i], b.diag, &made), SYL_OK);
+        assert_true(bench_said(&b, "has quantize-kv already"));
+        made.pipeline = "group,cse";
+        assert_int_not_equal(syl_recipe_quantize_kv(&b.arena, bits[i], b.diag, &made), SYL_OK);
+        assert_true(bench_said(&b, "has no pass 'fuse'"));
+        bench_close(&b);
+    }
+}
+
 static void bad_recipe(const char *text, const char *error) {
     bench b;
     bench_open(&b);
@@ -274,10 +296,15 @@ static void passes_keep_the_rules(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(prints_canonically),       cmocka_unit_test(rejects_what_it_does_not_know),
-        cmocka_unit_test(rejects_bad_syntax),       cmocka_unit_test(embedded_recipes_load),
-        cmocka_unit_test(bad_recipes_are_named),    cmocka_unit_test(reports_each_pass),
-        cmocka_unit_test(broken_module_is_refused), cmocka_unit_test(breaking_a_module_is_reported),
+        cmocka_unit_test(prints_canonically),
+        cmocka_unit_test(rejects_what_it_does_not_know),
+        cmocka_unit_test(rejects_bad_syntax),
+        cmocka_unit_test(embedded_recipes_load),
+        cmocka_unit_test(bad_recipes_are_named),
+        cmocka_unit_test(recipes_take_a_quantized_cache),
+        cmocka_unit_test(reports_each_pass),
+        cmocka_unit_test(broken_module_is_refused),
+        cmocka_unit_test(breaking_a_module_is_reported),
         cmocka_unit_test(passes_keep_the_rules),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

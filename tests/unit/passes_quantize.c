@@ -74,11 +74,76 @@ static void options_choose(void **state) {
             "quantize-weights{head=int8_channel clip=absmax},quantize-activations,round-weights{type=f16}");
         const syl_block *body = module->funcs->body;
         int all = bench_count(body, SYL_OP_linear);
-        assert_int_equal(count_linears(body, SYL_int8_channel), r.tied ? all - 1 : all);
-        assert_int_equal(count_linears(body, SYL_f16), r.tied ? 1 : 0);
-        assert_int_equal(
-            bench_said(&b, "weight 'token_embd.weight' is not quantized: not only linears read it"), r.tied);
+        assert_int_equal(count_linears(body, SYL_int8_channel), all); /* a tied head has codes of its own */
+        int tables = 0;
+        for (const syl_op *op = body->first; op; op = op->next)
+            tables += op->code == SYL_OP_embedding && syl_operand(op, 1)->type.dtype == SYL_f16;
+        assert_int_equal(tables, 1);
         assert_null(strstr(bench_print(&b, module), "clip = mse"));
+        syl_module_destroy(module);
+        bench_close(&b);
+    }
+}
+
+/* 4 bits where rows are whole groups: the head in 8; activations in codes (w4a8) or floats that meet codes (w4a16). */
+static void four_bits(void **state) {
+    (void)state;
+    for (uint64_t seed = 0; seed < 10; seed++)
+        for (int floats = 0; floats < 2; floats++) {
+            bench b;
+            bench_open(&b);
+            ir_random r;
+            ir_random_sizes(seed, &r);
+            r.layers = 1, r.width = 64, r.heads = 4, r.kv_heads = 2, r.head_dim = r.rope_dims = 16,
+            r.hidden = 128;
+            syl_module *module = ir_random_build(&r);
+            bench_run(&b, module, bench_recipe(&b, floats ? "w4a16" : "w4a8"));
+            const syl_block *body = module->funcs->body;
+            int all = bench_count(body, SYL_OP_linear);
+            assert_int_equal(count_linears(body, SYL_int4_two_level_g64), all - 1);
+            assert_int_equal(count_linears(body, SYL_int8_channel), 1);
+            assert_int_equal(bench_count(body, SYL_OP_dequantize), 0);
+            assert_non_null(strstr(bench_print(&b, module), "clip = mse"));
+            assert_int_equal(strstr(bench_print(&b, module), "int8_token") == NULL, floats);
+            syl_module_destroy(module);
+            bench_close(&b);
+        }
+}
+
+static void groups_follow_the_rows(void **state) {
+    (void)state;
+    static const struct {
+        const char *options;
+        int cols;
+        syl_dtype type;
+    } cases[] = {{"scheme=int4_two_level", 2048, SYL_int4_two_level_g128},
+                 {"scheme=int4_two_level", 2112, SYL_int4_two_level_g64},
+                 {"scheme=int4_two_level", 1920, SYL_int4_two_level_g64},
+                 {"scheme=int4_two_level group=64", 2048, SYL_int4_two_level_g64},
+                 {"scheme=int4_group group=128", 256, SYL_int4_group128},
+                 {"scheme=int4_group", 256, SYL_int4_group64},
+                 {"scheme=int4_channel", 96, SYL_int4_channel},
+                 {"scheme=int4_channel", 97, SYL_int8_channel},
+                 {"scheme=int4_group", 96, SYL_int8_channel}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        bench b;
+        bench_open(&b);
+        char text[512], pipeline[128];
+        snprintf(
+            text, sizeof text,
+            "module @m {\n  source \"s\"\n  func @f(%%x: tensor<Tx%dxf32>) -> tensor<Tx8xf32> {\n"
+            "    %%w = weight \"wide\" : tensor<8x%dxreal>\n    %%a = linear %%x, %%w : tensor<Tx8xf32>\n"
+            "    %%b = silu %%a : tensor<Tx8xf32>\n    return %%b\n  }\n}\n",
+            cases[i].cols, cases[i].cols);
+        snprintf(pipeline, sizeof pipeline, "quantize-weights{%s}", cases[i].options);
+        syl_module *module = bench_parse(&b, text);
+        bench_run(&b, module, pipeline);
+        bench_run(&b, module, "canonicalize,dce");
+        assert_int_equal(count_linears(module->funcs->body, cases[i].type), 1);
+        assert_int_equal(bench_said(&b, "weight 'wide' becomes int8_channel"),
+                         cases[i].type == SYL_int8_channel);
+        bench_run(&b, module, "quantize-activations"); /* also behind canonicalize */
+        assert_int_equal(bench_count(module->funcs->body, SYL_OP_quantize), 2);
         syl_module_destroy(module);
         bench_close(&b);
     }
@@ -201,6 +266,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(recipes_quantize_what_they_say),
         cmocka_unit_test(options_choose),
+        cmocka_unit_test(four_bits),
+        cmocka_unit_test(groups_follow_the_rows),
         cmocka_unit_test(once_per_value),
         cmocka_unit_test(errors_are_those_of_the_formats),
         cmocka_unit_test(rotations_remove_outliers),

@@ -5,14 +5,14 @@
 /* ---- the cache ---- */
 
 static const syl_kv_shape shape = {
-    .layers = 2, .heads = 3, .head_dim = 5, .elem = KIR_F32, .sequences = 2, .context = 200};
+    .layers = 2, .cache = {.heads = 3, .dim = 5, .elem = KIR_F32}, .sequences = 2, .context = 200};
 
 /* The key element d of (layer, head, position). */
 static float *key_at(const syl_kv *kv, int sequence, int64_t position, int layer, int head, int d) {
     const syl_kv_view *view = syl_kv_view_of(kv, layer);
-    float *page = view->pages[view->table[sequence * view->table_stride + position / SYL_KV_PAGE]];
-    return page + view->layer_offset + (int64_t)head * 2 * shape.head_dim * SYL_KV_PAGE +
-           (int64_t)d * SYL_KV_PAGE + position % SYL_KV_PAGE;
+    unsigned char *page = view->pages[view->table[sequence * view->table_stride + position / SYL_KV_PAGE]];
+    float *keys = (float *)(page + view->layer_offset + head * kir_cache_layout_of(&shape.cache).size);
+    return keys + (int64_t)d * SYL_KV_PAGE + position % SYL_KV_PAGE;
 }
 
 static void pages_come_and_go(void **state) {
@@ -39,6 +39,54 @@ static void pages_come_and_go(void **state) {
     fixture_error(&f, syl_kv_extend(kv, 0, 201, f.diag), "kv-context", "201", "past the context");
     fixture_error(&f, syl_kv_extend(kv, 2, 1, f.diag), "kv-sequence", "0..1", "an unknown sequence");
     assert_int_equal(syl_kv_length(kv, 0), 0);
+    syl_kv_destroy(kv);
+    fixture_close(&f);
+}
+
+/* Bits an element of a head of 64, scales and zero points counted, and the memory of pages: 2 layers, 3 heads, keys and values. */
+static void codes_take_less(void **state) {
+    (void)state;
+    static const struct {
+        kir_codes codes;
+        double bits;
+    } cases[] = {{{0}, 32}, {{8, 64}, 8.375}, {{4, 64}, 4.375}, {{4, 32}, 4.75}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fixture f;
+        syl_kv *kv;
+        syl_kv_shape codes = {.layers = 2, .sequences = 1, .context = 200};
+        codes.cache = (kir_cache){3, 64, KIR_F32, cases[i].codes, cases[i].codes};
+        fixture_open(&f, 1);
+        fixture_ok(&f, syl_kv_create(&codes, f.diag, &kv));
+        fixture_ok(&f, syl_kv_extend(kv, 0, 70, f.diag));
+        assert_true((double)syl_kv_bytes(kv) == cases[i].bits / 8 * 2 * 2 * 3 * 64 * (2 * SYL_KV_PAGE));
+        syl_kv_destroy(kv);
+        fixture_close(&f);
+    }
+}
+
+/* Forgetting positions zeroes every byte of theirs, and no other. */
+static void codes_are_forgotten(void **state) {
+    (void)state;
+    fixture f;
+    syl_kv *kv;
+    syl_kv_shape codes = {.layers = 2, .sequences = 1, .context = 200};
+    codes.cache = (kir_cache){3, 32, KIR_BF16, {8, 16}, {4, 32}};
+    kir_cache_layout layout = kir_cache_layout_of(&codes.cache);
+    fixture_open(&f, 1);
+    fixture_ok(&f, syl_kv_create(&codes, f.diag, &kv));
+    fixture_ok(&f, syl_kv_extend(kv, 0, 64, f.diag));
+    unsigned char *page = syl_kv_view_of(kv, 0)->pages[0];
+    memset(page, 0xee, syl_kv_bytes(kv));
+    syl_kv_truncate(kv, 0, 10);
+    for (int64_t head = 0; head < 6; head++)
+        for (int64_t i = 0; i < layout.size; i++) {
+            int64_t position = i < layout.values     ? i % SYL_KV_PAGE
+                               : i < layout.k_groups ? (i - layout.values) / 16
+                                                     : (i - layout.k_groups) % KIR_GROUP_BYTES;
+            if (i >= layout.k_groups) /* bf16 scales, then bytes */
+                position = position < KIR_GROUP_ZEROS ? position / 2 : position - KIR_GROUP_ZEROS;
+            assert_int_equal(page[head * layout.size + i], position < 10 ? 0xee : 0);
+        }
     syl_kv_destroy(kv);
     fixture_close(&f);
 }
@@ -227,6 +275,8 @@ static void perplexity_follows_the_protocol(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pages_come_and_go),
+        cmocka_unit_test(codes_take_less),
+        cmocka_unit_test(codes_are_forgotten),
         cmocka_unit_test(inputs_are_checked),
         cmocka_unit_test(the_context_ends),
         cmocka_unit_test(truncation_forgets),

@@ -39,13 +39,13 @@ static const char tiny_ir[] =
 
 enum { TINY_VOCAB = 40, TINY_WIDTH = 16, TINY_CONTEXT = 200 };
 
-/* Writes the tiny model by the library's own writer. */
-static inline void write_tiny(fixture *f, const char *path) {
+/* Writes the tiny model by the library's own writer; tokenizer: JSON, or NULL. */
+static inline void write_tiny_with(fixture *f, const char *path, const char *tokenizer) {
     syl_source source = {"tiny.sir", tiny_ir, sizeof tiny_ir - 1};
     syl_module *module;
     fixture_ok(f, syl_module_parse(&source, f->diag, &module));
     fixture_ok(f, syl_module_verify(module, f->diag));
-    syl_artifact_info info = {"tiny", TINY_CONTEXT, "{\"name\": \"none\"}", "{}", NULL};
+    syl_artifact_info info = {"tiny", TINY_CONTEXT, "{\"name\": \"none\"}", "{}", tokenizer};
     syl_artifact_writer *writer;
     float table[TINY_VOCAB * TINY_WIDTH], scales[TINY_VOCAB];
     int8_t codes[TINY_VOCAB * TINY_WIDTH];
@@ -60,6 +60,10 @@ static inline void write_tiny(fixture *f, const char *path) {
     fixture_ok(f, syl_artifact_write(writer, "w", 1, 0, scales, sizeof scales));
     fixture_ok(f, syl_artifact_commit(writer));
     syl_module_destroy(module);
+}
+
+static inline void write_tiny(fixture *f, const char *path) {
+    write_tiny_with(f, path, NULL);
 }
 
 #endif

@@ -189,6 +189,27 @@ static void test_pre_tokenizers(void **state) {
     }
 }
 
+/* e and U+0301 become U+00E9 (C3 A9) with "nfc", and stay two characters (65, CC 81) without. */
+static void test_nfc(void **state) {
+    (void)state;
+    for (int nfc = 0; nfc < 2; nfc++) {
+        fixture f;
+        begin(&f);
+        char *json =
+            syl_arena_printf(&f.arena,
+                             "{\"type\":\"bpe\",\"pre\":\"qwen2\",%s\"tokens\":[\"e\",\"Ì\",\"ģ\",\"Ã\","
+                             "\"©\",\"x\"],\"types\":[],\"merges\":[],\"bos\":null,\"eos\":[5],\"unk\":null,"
+                             "\"add_bos\":false,\"chat\":null}",
+                             nfc ? "\"normalizer\":\"nfc\"," : "");
+        assert_int_equal(open_text(&f, json, strlen(json)), SYL_OK);
+        if (nfc)
+            EXPECT(&f, "xe\xcc\x81", 5, 3, 4);
+        else
+            EXPECT(&f, "xe\xcc\x81", 5, 0, 1, 2);
+        end(&f);
+    }
+}
+
 static void test_long_texts(void **state) {
     (void)state;
     fixture f;
@@ -481,10 +502,15 @@ static void test_smollm2(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_merges),         cmocka_unit_test(test_bytes_without_token),
-        cmocka_unit_test(test_control_tokens), cmocka_unit_test(test_pre_tokenizers),
-        cmocka_unit_test(test_long_texts),     cmocka_unit_test(test_decoder),
-        cmocka_unit_test(test_malformed),      cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_merges),
+        cmocka_unit_test(test_bytes_without_token),
+        cmocka_unit_test(test_control_tokens),
+        cmocka_unit_test(test_pre_tokenizers),
+        cmocka_unit_test(test_nfc),
+        cmocka_unit_test(test_long_texts),
+        cmocka_unit_test(test_decoder),
+        cmocka_unit_test(test_malformed),
+        cmocka_unit_test(test_chat),
         cmocka_unit_test(test_smollm2),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

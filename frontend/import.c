@@ -1,7 +1,8 @@
-/* From a checkpoint to a graph: finds the writer for the architecture, and the way from the graph's folder to
- * the file. */
+/* From a checkpoint to a graph: finds the reader for what it is, and the way from the graph's folder to the
+ * files. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include "frontend/frontend.h"
 #include "frontend/import.h"
 #include "frontend/weights.h"
@@ -38,25 +39,49 @@ static char *path_from(syl_arena *arena, const char *graph_path, const char *pat
     return result;
 }
 
-static syl_status import_gguf(const syl_gguf *file, const char *file_name, syl_arena *arena, syl_diag *diag,
-                              syl_text *out) {
+static syl_status import_architecture(syl_weights *weights, const char *file_name, syl_arena *arena,
+                                      syl_diag *diag, syl_text *out) {
+    static const char key[] = "general.architecture";
+    static const char *const known[] = {"llama", "qwen2", "qwen3"};
     const char *architecture;
-    SYL_TRY(syl_gguf_string(file, "general.architecture", true, arena, diag, &architecture));
-    if (strcmp(architecture, "llama") == 0) return syl_import_llama(file, file_name, diag, out);
+    SYL_TRY(syl_gguf_string(&weights->gguf, key, true, arena, diag, &architecture));
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(architecture, known[i]) == 0)
+            return syl_import_llama(weights, architecture, file_name, arena, diag, out);
     return syl_error(diag, SYL_ERR_import_architecture,
-                     syl_gguf_loc(file, syl_gguf_value_of(file, "general.architecture")),
+                     syl_gguf_loc(&weights->gguf, syl_gguf_value_of(&weights->gguf, key)),
                      "the checkpoint has the architecture \"%s\"", architecture);
+}
+
+static syl_status import_gguf(const char *path, const char *file_name, syl_arena *arena, syl_diag *diag,
+                              syl_text *out) {
+    syl_weights weights = {.is_gguf = true};
+    SYL_TRY(syl_gguf_open(path, diag, &weights.gguf));
+    syl_status status = import_architecture(&weights, file_name, arena, diag, out);
+    syl_gguf_close(&weights.gguf);
+    return status;
+}
+
+static bool is_directory(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
 syl_status syl_import_checkpoint(const char *path, const char *graph_path, syl_diag *diag,
                                  syl_text *out_json) {
-    syl_gguf file;
-    SYL_TRY(syl_gguf_open(path, diag, &file));
     syl_arena scratch;
     syl_arena_init(&scratch);
-    syl_status status = import_gguf(&file, path_from(&scratch, graph_path, path), &scratch, diag, out_json);
+    syl_status status;
+    if (is_directory(path)) {
+        /* The way to a file of it, without the file. */
+        char *prefix = path_from(&scratch, graph_path, syl_arena_printf(&scratch, "%s/config.json", path));
+        char *slash = strrchr(prefix, '/');
+        *(slash ? slash + 1 : prefix) = 0;
+        status = syl_import_hf(path, prefix, &scratch, diag, out_json);
+    } else {
+        status = import_gguf(path, path_from(&scratch, graph_path, path), &scratch, diag, out_json);
+    }
     syl_arena_free(&scratch);
-    syl_gguf_close(&file);
     return status;
 }
 
@@ -69,11 +94,14 @@ static syl_status open_checkpoint(const char *path, syl_arena *scratch, syl_diag
 
 syl_status syl_model_open(const char *path, syl_diag *diag, syl_model *out) {
     *out = (syl_model){0};
-    syl_mapping probe;
-    SYL_TRY(syl_file_map(path, diag, &probe));
-    bool checkpoint = syl_gguf_magic(probe.data, probe.size),
-         safetensors = !checkpoint && probe.size > 8 && probe.data[8] == '{' && probe.data[7] == 0;
-    syl_file_unmap(&probe);
+    syl_mapping probe = {0};
+    bool checkpoint = is_directory(path), safetensors = false;
+    if (!checkpoint) {
+        SYL_TRY(syl_file_map(path, diag, &probe));
+        checkpoint = syl_gguf_magic(probe.data, probe.size);
+        safetensors = !checkpoint && probe.size > 8 && probe.data[8] == '{' && probe.data[7] == 0;
+        syl_file_unmap(&probe);
+    }
     syl_source source = {path, NULL, 0};
     if (safetensors)
         return syl_error(diag, SYL_ERR_model_file, (syl_loc){&source, 0},

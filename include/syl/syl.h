@@ -1,0 +1,386 @@
+/* Sylvester: compiles quantized model graphs, and runs them on code made for this machine. The one public header: C11 and C++17.
+ *
+ *     instance    threads, target, kernel cache, messages     syl_instance_create
+ *     program     an artifact made ready to run; read only    syl_program_load
+ *     session     a program in use: its KV cache, its state   syl_session_create
+ *
+ * Errors are values: a function that can fail returns a syl_status. What failed and what to do next is a message: the instance's
+ * `message` callback gets it as it happens, and syl_instance_error keeps the errors of the last call. An argument that is
+ * missing or makes no sense is SYL_USAGE, never a crash, and so is an instance that another thread, or a callback's caller, is using. After a failure every `out` handle and text is NULL.
+ *
+ * Options and results are structs whose first field is their size: set it to sizeof, and zero the rest, which stands for the
+ * defaults: syl_x x = {.size = sizeof x}. A program built with an older header passes a shorter struct, and gets what it knows of.
+ *
+ * Threads: there is no global state. An instance, and the sessions made with it, are used by one thread at a time; several instances
+ * work at the same time, independent of each other. A program does not change after loading: sessions of any instances may share it.
+ * Callbacks are called by one thread at a time, which may be another than the caller's, and must not call functions of the instance.
+ *
+ * Ownership: every syl_x_create or syl_x_load has its syl_x_destroy, for which NULL is fine. A program may outlive the instance it was
+ * loaded with; a session is destroyed before its instance and its program. Texts and lists returned through `char **` or `int32_t **`
+ * are the caller's, freed with syl_free. Texts returned as `const char *` belong to the handle, as said with each. docs/api.md has a
+ * guide. */
+#ifndef SYL_SYL_H
+#define SYL_SYL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Before a function: exported from libsyl.so. */
+#if defined(__GNUC__)
+#define SYL_API __attribute__((visibility("default")))
+#else
+#define SYL_API
+#endif
+
+#define SYL_VERSION "0.1.0" /* of this header; before 1.0 a new minor version may change the interface */
+
+/* ---- everywhere ---- */
+
+SYL_API const char *syl_version(void); /* of the library, "0.1.0"; any thread */
+SYL_API const char *
+syl_status_text(syl_status status); /* "an input file is malformed"; never NULL; any thread */
+SYL_API const char *syl_status_identifier(syl_status status); /* "INPUT"; never NULL; any thread */
+SYL_API void syl_free(void *memory); /* what a call gave to its caller; NULL is fine; any thread */
+
+/* ---- instances ---- */
+
+typedef struct syl_instance syl_instance;
+typedef struct syl_program syl_program;
+typedef struct syl_session syl_session;
+
+typedef enum syl_level { SYL_LEVEL_ERROR, SYL_LEVEL_WARNING, SYL_LEVEL_REMARK, SYL_LEVEL_NOTE } syl_level;
+
+/* A message. All texts are borrowed for the call. */
+typedef struct syl_notice {
+    size_t size;
+    int level;            /* syl_level */
+    const char *name;     /* of an error, as in docs/errors.md: "json-syntax"; else NULL */
+    const char *text;     /* one line */
+    const char *help;     /* of an error: what to do next; else NULL */
+    const char *file;     /* where, or NULL */
+    size_t line, column;  /* 1-based; 0: unknown */
+    const char *rendered; /* as the command prints it, with the place and the help; ends with a newline */
+} syl_notice;
+
+typedef struct syl_instance_options {
+    size_t size;
+    int threads;     /* 0: one a core */
+    const char *cpu; /* code for "host" (NULL), "x86-64-v3" or "generic" */
+    const char *
+        cache_dir; /* of compiled kernels. NULL: $SYL_CACHE_DIR, $XDG_CACHE_HOME/sylvester or ~/.cache/sylvester; "": none */
+    void (*message)(void *user,
+                    const syl_notice *notice); /* NULL: errors are only kept (syl_instance_error) */
+    void *user;
+} syl_instance_options;
+
+/* options NULL: the defaults. Threads start, and folders are looked at, when they are first needed. */
+SYL_API syl_status syl_instance_create(const syl_instance_options *options, syl_instance **out);
+SYL_API void syl_instance_destroy(syl_instance *instance);
+/* The errors of the instance's last call, rendered; "" if it had none. Valid until the next call. */
+SYL_API const char *syl_instance_error(const syl_instance *instance);
+/* Threads this instance works with; -1 where they cannot be started. */
+SYL_API int syl_instance_threads(syl_instance *instance);
+/* The folder of compiled kernels, made if it is missing; *out is the caller's, or NULL where there is none. Error: cache-folder. */
+SYL_API syl_status syl_instance_cache(syl_instance *instance, char **out);
+
+/* What the machine offers to generated code. Texts live as long as the instance. */
+typedef struct syl_device {
+    size_t size;
+    const char *cpu, *triple; /* LLVM's names */
+    int cores, vector_floats, vector_registers;
+    int fused_multiply_add; /* 0 or 1 */
+    const char *int8_dot;   /* how products of INT8 are summed: "vpdpbusd (VNNI)" */
+    const char *llvm;       /* version */
+} syl_device;
+SYL_API syl_status syl_instance_device(syl_instance *instance, syl_device *out);
+
+/* ---- compiling ---- */
+
+typedef struct syl_pass_counter {
+    const char *name;
+    int64_t value;
+} syl_pass_counter;
+
+/* A pass that has run. Borrowed for the call. */
+typedef struct syl_pass_event {
+    size_t size;
+    int index; /* from 1 */
+    const char *pass;
+    double seconds;
+    const syl_pass_counter *counters; /* [n_counters] what the pass counted */
+    size_t n_counters;
+    const void *module; /* for syl_pass_event_ir */
+} syl_pass_event;
+/* The IR behind the pass; *text is the caller's. Only inside of the callback. */
+SYL_API syl_status syl_pass_event_ir(const syl_pass_event *event, char **text, size_t *size);
+
+typedef struct syl_compile_settings {
+    size_t size;
+    const char *recipe;     /* a name ("w8a8") or the path of a .json file */
+    const char *passes;     /* or a pipeline: "fold-norms,rotate-residual{seed=1}" */
+    const char *reproducer; /* where to write IR and pipeline if a pass fails; NULL: nowhere */
+    void (*after_pass)(void *user, const syl_pass_event *event);
+    void *after_pass_user;
+    void (*progress)(void *user, int64_t done, int64_t total); /* elements of the stored tensors */
+    void *progress_user;
+    int kv; /* bits of the KV cache, 8 or 4, added to the recipe or passes; 0: as they say */
+    const char
+        *work_dir; /* where finished tensors are kept for the next compile. NULL: in the cache; "": nowhere */
+    int64_t memory;       /* bytes for tensors in flight; 0: half of what is free */
+    const char *dump_dir; /* a folder that gets the text of every stage; NULL: none */
+} syl_compile_settings;
+
+typedef struct syl_compile_result {
+    size_t size;
+    double open_s, passes_s, materialize_s, write_s;
+    int64_t tensors, elements; /* stored */
+    int64_t reused;            /* of the tensors: finished by an earlier compile */
+} syl_compile_result;
+
+/* Compiles a checkpoint or a graph.json to an artifact, which appears when it is complete. Exactly one of recipe and passes is needed.
+ * The bytes depend on the input, the recipe and the version only. An interrupted compile goes on where it was. result may be NULL. */
+SYL_API syl_status syl_compile_file(syl_instance *instance, const char *in, const char *out,
+                                    const syl_compile_settings *settings, syl_compile_result *result);
+
+/* What a compile will take. */
+typedef struct syl_forecast {
+    size_t size;
+    int64_t tensors, reused; /* in all, and finished by an earlier compile */
+    int64_t bytes;           /* of the artifact's tensors */
+    int64_t work_bytes;      /* to be added to the work folder */
+    int64_t memory;          /* of the process, at its peak */
+    double seconds;
+    int64_t disk_free; /* where the output goes; -1: not known */
+} syl_forecast;
+/* Runs the passes and measures a few blocks; writes nothing. out may be NULL. */
+SYL_API syl_status syl_compile_forecast_file(syl_instance *instance, const char *in, const char *out,
+                                             const syl_compile_settings *settings, syl_forecast *forecast);
+/* The IR of a checkpoint or graph behind the passes of settings; behind none where settings is NULL or names none. */
+SYL_API syl_status syl_compile_ir(syl_instance *instance, const char *in,
+                                  const syl_compile_settings *settings, char **text, size_t *size);
+/* Runs settings->passes on IR text. `name` stands in messages for the text's place; `passes_name` (may be NULL) for the pipeline's. */
+SYL_API syl_status syl_optimize_ir(syl_instance *instance, const char *name, const char *ir, size_t ir_size,
+                                   const syl_compile_settings *settings, const char *passes_name, char **text,
+                                   size_t *size);
+/* The graph JSON of a checkpoint. Paths of weight files in it are relative to `graph_path`, where it will be stored (NULL: absolute). */
+SYL_API syl_status syl_import_file(syl_instance *instance, const char *in, const char *graph_path,
+                                   char **json, size_t *size);
+
+typedef enum syl_list { SYL_LIST_PASSES, SYL_LIST_OPS, SYL_LIST_RECIPES } syl_list;
+/* What the library knows of, for people: names, options, a line about each. */
+SYL_API syl_status syl_list_text(syl_instance *instance, syl_list what, char **text, size_t *size);
+
+/* ---- looking into artifacts ---- */
+
+typedef enum syl_stage {
+    SYL_STAGE_IR,         /* the final IR */
+    SYL_STAGE_PLAN,       /* the steps of one call, their kernels and buffers */
+    SYL_STAGE_KERNELS,    /* kernel IR */
+    SYL_STAGE_LLVM,       /* LLVM IR, optimised */
+    SYL_STAGE_LLVM_RAW,   /* and before */
+    SYL_STAGE_ASSEMBLY,   /* for the instance's cpu */
+    SYL_STAGE_TENSORS,    /* a line a tensor: name, element type, shape, bytes */
+    SYL_STAGE_RECIPE,     /* JSON */
+    SYL_STAGE_PROVENANCE, /* JSON */
+} syl_stage;
+/* The text of a stage of an artifact. `kernel` picks one by name or number ("k3") for SYL_STAGE_KERNELS to SYL_STAGE_ASSEMBLY; NULL:
+ * all. */
+SYL_API syl_status syl_inspect_file(syl_instance *instance, const char *path, syl_stage stage,
+                                    const char *kernel, char **text, size_t *size);
+/* 1 if the file begins like an artifact, 0 if not, -1 where it cannot be read. Any thread. */
+SYL_API int syl_file_is_artifact(const char *path);
+
+/* ---- programs ---- */
+
+SYL_API syl_status syl_program_load(syl_instance *instance, const char *path, syl_program **out);
+SYL_API void syl_program_destroy(syl_program *program);
+
+/* Texts live as long as the program. */
+typedef struct syl_program_info {
+    size_t size;
+    const char *path, *name, *cpu;
+    int64_t context_length; /* positions the model was trained for; 0: not a language model */
+    int64_t vocabulary;     /* logits a row; 0: not a language model */
+    int64_t token_limit;    /* token ids are below it */
+    int has_tokenizer;
+    const char *recipe, *provenance; /* JSON */
+    double open_s, pack_s, compile_s, total_s;
+    int kernels, kernels_compiled, kernels_cached;
+    size_t packed_bytes;
+} syl_program_info;
+SYL_API syl_status syl_program_describe(const syl_program *program, syl_program_info *out); /* any thread */
+
+typedef enum syl_direction { SYL_DIRECTION_IN, SYL_DIRECTION_OUT } syl_direction;
+enum { SYL_MAX_DIMS = 8 };
+/* An argument or result of @forward. Texts live as long as the program. */
+typedef struct syl_value_info {
+    size_t size;
+    const char *name;    /* as in the graph; "" where it gives none */
+    const char *element; /* "f32", "i32"; of the KV cache that of its pages */
+    int is_cache;        /* the KV cache, which the session keeps */
+    int rank;
+    int64_t dims[SYL_MAX_DIMS];        /* -1 where the size is known at run time */
+    const char *symbols[SYL_MAX_DIMS]; /* and its symbol there, else NULL */
+} syl_value_info;
+SYL_API size_t syl_program_values(const syl_program *program,
+                                  syl_direction direction); /* how many; any thread */
+SYL_API syl_status syl_program_value(const syl_program *program, syl_direction direction, size_t index,
+                                     syl_value_info *out); /* any thread */
+
+/* ---- sessions ---- */
+
+typedef struct syl_session_options {
+    size_t size;
+    int64_t context; /* positions a sequence may have; 0: what the model was trained for */
+    int sequences;   /* 0: 1 */
+} syl_session_options;
+/* options NULL: the defaults; they matter to language models only. The session works with the threads of `instance`. */
+SYL_API syl_status syl_session_create(syl_instance *instance, const syl_program *program,
+                                      const syl_session_options *options, syl_session **out);
+SYL_API void syl_session_destroy(syl_session *session);
+SYL_API int64_t syl_session_limit(
+    const syl_session *session); /* positions a sequence may have; 0: no language model; -1: NULL */
+SYL_API int64_t syl_session_length(const syl_session *session,
+                                   int sequence);             /* positions it has; -1: no such sequence */
+SYL_API size_t syl_session_bytes(const syl_session *session); /* memory of buffers and KV pages */
+/* Forgets the positions from `length` on; 0 empties the sequence. */
+SYL_API syl_status syl_session_truncate(syl_session *session, int sequence, int64_t length);
+
+/* ---- any model: tensors in, tensors out ---- */
+
+/* A tensor, row major. `data` of an input is the caller's, and copied; that of an output is the session's. */
+typedef struct syl_tensor {
+    size_t size;
+    const char *name;    /* of the argument or result, as syl_program_value gives it */
+    const char *element; /* "f32" or "i32" */
+    int rank;
+    int64_t dims[SYL_MAX_DIMS];
+    const void *data;
+} syl_tensor;
+/* Runs @forward of a program that is no language model on its arguments by name, each given once, in any order. inputs is an array of
+ * n structs of one size. Errors: exec-input, exec-range, out-of-memory. */
+SYL_API syl_status syl_session_call(syl_session *session, const syl_tensor *inputs, size_t n);
+/* A result of the last call, 0 <= index < syl_program_values(program, SYL_DIRECTION_OUT); its data is valid until the next. */
+SYL_API syl_status syl_session_output(const syl_session *session, size_t index, syl_tensor *out);
+
+/* ---- language models: tokens in, logits out ---- */
+
+/* Tokens to run: a mix of any sequences, each token at the next position of its sequence. */
+typedef struct syl_tokens {
+    size_t size;
+    const int32_t *ids;       /* [n] */
+    const int32_t *sequences; /* [n] or NULL: all 0 */
+    size_t n;
+    const int32_t *rows; /* [n_rows] numbers of the tokens behind which logits are wanted */
+    size_t n_rows;
+} syl_tokens;
+/* Runs the model. Errors (exec-range, kv-sequence, kv-context, out-of-memory) leave the session as it was. */
+SYL_API syl_status syl_session_run(syl_session *session, const syl_tokens *tokens);
+/* The logits of row `row` of the last run, [vocabulary]; valid until the next call with this session. NULL: no such row. */
+SYL_API const float *syl_session_logits(const syl_session *session, size_t row);
+/* Appends tokens to a sequence, any number of them; *logits gets those behind the last (may be NULL), as for syl_session_logits. */
+SYL_API syl_status syl_session_read(syl_session *session, int sequence, const int32_t *ids, size_t n,
+                                    const float **logits);
+
+/* ---- language models: text ---- */
+
+enum {
+    SYL_TEXT_PLAIN = 0,
+    SYL_TEXT_CONTROL =
+        1, /* names of control tokens in the text become these tokens (encode), and are written (decode) */
+    SYL_TEXT_BEGIN = 2 /* encode: begin with the begin-of-text token if the model was trained so */
+};
+/* Text to tokens; *ids is the caller's. Error: lm-tokenizer where the model has none. */
+SYL_API syl_status syl_session_encode(syl_session *session, const char *text, size_t size, int flags,
+                                      int32_t **ids, size_t *n);
+SYL_API syl_status syl_session_decode(syl_session *session, const int32_t *ids, size_t n, int flags,
+                                      char **text, size_t *size);
+
+typedef struct syl_turn {
+    const char *role;    /* "system", "user" or "assistant" */
+    const char *content; /* always plain text: names of control tokens in it stay text */
+    size_t content_size;
+} syl_turn;
+/* A conversation to tokens, up to where the assistant answers; *ids is the caller's. Error: chat-format where the model has none. */
+SYL_API syl_status syl_session_chat(syl_session *session, const syl_turn *turns, size_t n_turns,
+                                    int32_t **ids, size_t *n);
+SYL_API int syl_session_has_tokenizer(const syl_session *session);
+SYL_API int syl_session_has_chat(const syl_session *session);
+
+typedef enum syl_end { SYL_END_TOKEN, SYL_END_LENGTH, SYL_END_CONTEXT, SYL_END_CALLER } syl_end;
+
+typedef struct syl_generate_settings {
+    size_t size;
+    /* The prompt: tokens, or turns of a conversation, or text. Text is one user's message where the model has a chat format, unless
+     * `raw`; then, and without one, it is continued as it stands. */
+    const int32_t *tokens;
+    size_t n_tokens;
+    const syl_turn *turns;
+    size_t n_turns;
+    const char *prompt; /* NUL-terminated where prompt_size is 0 */
+    size_t prompt_size;
+    const char *system; /* with prompt: the system message in place of the model's own; NULL: that */
+    int raw;
+    int64_t max_tokens; /* 0: 128 */
+    double temperature; /* 0: the likeliest token each time */
+    int64_t top_k;      /* 0: all */
+    double top_p;       /* in (0, 1]; 0: 1 */
+    uint64_t seed;
+    /* Each new token with the text it completes (size may be 0); return 0 to stop. Text that is left at the end comes with id -1. */
+    int (*token)(void *user, int32_t id, const char *text, size_t size);
+    void *user;
+} syl_generate_settings;
+
+typedef struct syl_generate_result {
+    size_t size;
+    int64_t prompt_tokens, new_tokens; /* the end token counts as none */
+    int end;                           /* syl_end */
+    const char *end_name;              /* "end-token", "length", "context", "caller"; static */
+    double prefill_s;                  /* reading the prompt */
+    double first_token_s;              /* prefill_s and drawing the first token */
+    double decode_s;                   /* all tokens behind the first */
+} syl_generate_result;
+
+/* Empties sequence 0, reads the prompt and goes on from it. `text` (may be NULL, like size and result) gets all of the new text, the
+ * caller's. The same settings give the same text, whatever the number of threads. */
+SYL_API syl_status syl_session_generate(syl_session *session, const syl_generate_settings *settings,
+                                        char **text, size_t *size, syl_generate_result *result);
+
+typedef struct syl_perplexity_settings {
+    size_t size;
+    const char *text; /* tokenized without special tokens; or tokens */
+    size_t text_size;
+    const int32_t *tokens;
+    size_t n_tokens;
+    int64_t window;       /* tokens; 0: what a sequence may have */
+    int64_t max_windows;  /* 0: all */
+    syl_session *against; /* of another model over the same tokens, with the same instance; or NULL */
+    void (*progress)(void *user, double done, double total, double nll); /* nll: the mean so far */
+    void *user;
+} syl_perplexity_settings;
+
+typedef struct syl_perplexity_result {
+    size_t size;
+    int64_t windows, tokens; /* scored */
+    double nll, ppl;         /* mean negative log-likelihood in nats, and its exponential */
+    double against_nll, against_ppl;
+    double kl;       /* mean of KL(against || this) in nats */
+    double same_top; /* share of positions where both hold the same token likeliest */
+    double seconds;
+} syl_perplexity_result;
+
+/* Cuts the tokens into consecutive windows, runs each from an empty cache (sequence 0) and scores all but its first 4 tokens. */
+SYL_API syl_status syl_session_perplexity(syl_session *session, const syl_perplexity_settings *settings,
+                                          syl_perplexity_result *result);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,39 @@
+/* @forward of an engine as a function of tensors: any signature of float and i32 tensors without a KV cache.
+ *
+ * Symbols ("T") get their sizes from the shapes of the inputs, which must agree. Before the first step every element that
+ * picks a row (of a table, or of another tensor) is checked against the number of rows. A function is used by one thread at a
+ * time; several may share an engine. */
+#ifndef SYL_RUNTIME_FUNCTION_H
+#define SYL_RUNTIME_FUNCTION_H
+
+#include "runtime/engine.h"
+
+typedef struct syl_function syl_function;
+
+/* A tensor of the caller's, row major; dtype f32 or i32. */
+typedef struct syl_array {
+    syl_dtype dtype;
+    int rank;
+    int64_t dims[SYL_MAX_RANK];
+    const void *data;
+} syl_array;
+
+/* engine and pool are borrowed. Error: exec-signature where @forward is no such function. */
+SYL_NODISCARD syl_status syl_function_create(const syl_engine *engine, syl_pool *pool, syl_diag *diag,
+                                             syl_function **out);
+void syl_function_destroy(syl_function *function); /* NULL is fine */
+
+int syl_function_inputs(const syl_function *function);
+int syl_function_outputs(const syl_function *function);
+/* The names of the graph, as long as the engine; "" where it gave none. */
+const char *syl_function_input_name(const syl_function *function, int i);
+const char *syl_function_output_name(const syl_function *function, int i);
+const syl_type *syl_function_input_type(const syl_function *function, int i);
+const syl_type *syl_function_output_type(const syl_function *function, int i);
+
+/* Runs on inputs[i] for argument i; the data is copied. Errors: exec-input (shape, type), exec-range, out-of-memory. */
+SYL_NODISCARD syl_status syl_function_run(syl_function *function, const syl_array *inputs, syl_diag *diag);
+/* Result i of the last run; its data is valid until the next. */
+syl_array syl_function_output(const syl_function *function, int i);
+
+#endif

@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""tensors.py SYL WORKDIR: models that are functions of tensors, by `syl run`: examples/mlp and examples/emoji-dit against NumPy, and what the
+command says about inputs that do not fit."""
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+import emoji_dit
+
+EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
+SYL, WORK = sys.argv[1], pathlib.Path(sys.argv[2])
+WORK.mkdir(parents=True, exist_ok=True)
+failures = 0
+
+
+def check(good, what):
+    global failures
+    failures += not good
+    print("ok:" if good else "FAILED:", what, flush=True)
+
+
+def compile_model(name, recipe):
+    out = WORK / f"{name}-{recipe}.syl"
+    subprocess.run([SYL, "compile", EXAMPLES / name / "graph.json", "-o", out, "--recipe", recipe, "--quiet"], check=True)
+    return out
+
+
+def save(name, array):
+    np.save(WORK / f"{name}.npy", array)
+    return f"{name}=@{WORK / name}.npy"
+
+
+def run(artifact, inputs, *more):
+    options = [word for name, array in inputs.items() for word in ("--input", save(name, array))]
+    return subprocess.run([SYL, "run", artifact, *options, *more], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def output(artifact, inputs, name):
+    result = run(artifact, inputs, "--output", f"{name}=@{WORK / 'out'}.npy")
+    if result.returncode:
+        sys.exit(result.stderr)
+    return np.load(WORK / "out.npy")
+
+
+def expect_error(artifact, inputs, code, name, text, *more):
+    result = run(artifact, inputs, *more)
+    check(result.returncode == code and f"error[{name}]" in result.stderr and text in result.stderr, f"{name}: {text}")
+
+
+def mlp():
+    w = emoji_dit.load(EXAMPLES / "mlp/mlp.safetensors")
+    x = np.random.default_rng(1).standard_normal((5, 8), dtype=np.float32)
+    y = x
+    for i in range(2):
+        p = f"layers.{i}."
+        n = y / np.sqrt((y * y).mean(-1, keepdims=True) + 1e-5) * w[p + "norm"]
+        g = n @ w[p + "gate"].T
+        y = y + (g / (1 + np.exp(-g)) * (n @ w[p + "up"].T)) @ w[p + "down"].T
+    result = run(compile_model("mlp", "f32"), {"x": x}, "--expect", save("layers.1.y", y.astype(np.float32)))
+    check(result.returncode == 0, "mlp f32 " + result.stderr.splitlines()[-1])
+
+
+def dit_inputs(samples, seed):
+    return {"x": emoji_dit.noise(samples, seed).reshape(-1, 12), "t": np.linspace(1, 0.04, samples, dtype=np.float32),
+            "class": emoji_dit.spread(samples + 1)[1:], "sample": np.repeat(np.arange(samples, dtype=np.int32), 256),
+            "place": np.tile(np.arange(256, dtype=np.int32), samples)}
+
+
+def dit():
+    inputs = dit_inputs(3, 5)
+    inputs["class"][0] = emoji_dit.CLASSES  # no class
+    want = emoji_dit.forward(emoji_dit.load(), inputs["x"].reshape(3, 256, 12), inputs["t"], inputs["class"]).reshape(-1, 12)
+    largest = np.abs(want).max()
+    for recipe, limit in ("f32", 1e-5), ("f32-rotated", 1e-5), ("bf16", 0.05), ("w8a8", 0.06):
+        artifact = compile_model("emoji-dit", recipe)
+        got = output(artifact, inputs, "v")
+        error = np.sqrt(np.mean((got - want) ** 2))
+        check(error <= limit and (limit > 1e-4 or np.abs(got - want).max() <= 1e-5 * largest), f"emoji-dit {recipe}: rms error {error:.2g}, limit {limit}")
+        alone = {name: array[:256] if len(array) == 768 else array[:1] for name, array in inputs.items()}
+        check(np.array_equal(output(artifact, alone, "v"), got[:256]), f"emoji-dit {recipe}: a picture alone has the same bits as in a batch")
+    return compile_model("emoji-dit", "f32")
+
+
+def errors(artifact):
+    good = dit_inputs(2, 6)
+    bad = lambda **changes: {**good, **changes}
+    without = {name: array for name, array in good.items() if name != "t"}
+    expect_error(artifact, without, 2, "cli-argument", 'input "t" (tensor<Bxf32>) is missing')
+    expect_error(artifact, {**good, "classes": good["class"]}, 2, "cli-value", 'did you mean "class"?')
+    expect_error(artifact, good, 2, "cli-value", "is given twice", "--input", f"t=@{WORK}/t.npy")
+    expect_error(artifact, good, 2, "cli-value", "expected NAME=@FILE.npy", "--input", "t=t.npy")
+    expect_error(artifact, bad(t=np.ones(2)), 3, "npy-type", "'<f8'")
+    expect_error(artifact, bad(t=np.ones(2, np.int32)), 2, "exec-input", "is i32 of 1 dimensions, expected f32 of 1")
+    expect_error(artifact, bad(t=np.ones((2, 1), np.float32)), 2, "exec-input", "is f32 of 2 dimensions")
+    expect_error(artifact, bad(t=np.ones(3, np.float32)), 2, "exec-input", "has 2 elements in dimension 0, expected B = 3")
+    expect_error(artifact, bad(x=good["x"][:, :11].copy()), 2, "exec-input", "has 11 elements in dimension 1, expected 12")
+    expect_error(artifact, bad(**{n: good[n][:500] for n in ("x", "sample", "place")}), 2, "exec-input", "expected a multiple of 256")
+    expect_error(artifact, bad(t=np.ones(0, np.float32)), 2, "exec-input", "has 0 elements in dimension 0, expected 1 to")
+    expect_error(artifact, bad(sample=good["sample"] + 1), 2, "exec-range", 'input "sample" is 2, expected 0..1')
+    expect_error(artifact, bad(place=good["place"] - 1), 2, "exec-range", 'element 0 of input "place" is -1')
+    expect_error(artifact, bad(**{"class": np.array([0, 252], np.int32)}), 2, "exec-range", "is 252, expected 0..251")
+    expect_error(artifact, good, 1, "exec-expect", "differ in type or shape", "--expect", "v=@" + str(WORK / "t.npy"))
+    expect_error(artifact, good, 1, "exec-expect", "outside atol", "--expect", "v=@" + str(WORK / "x.npy"))
+    (WORK / "cut.npy").write_bytes((WORK / "x.npy").read_bytes()[:-1])
+    expect_error(artifact, without, 3, "npy-shape", "the shape needs", "--input", f"t=@{WORK}/cut.npy")
+    result = subprocess.run([SYL, "logits", artifact, "--ids", "1", "-o", WORK / "l.npy"], stderr=subprocess.PIPE, text=True)
+    check(result.returncode == 4 and "exec-signature" in result.stderr, "a function of tensors is no language model")
+
+
+mlp()
+errors(dit())
+sys.exit(failures > 0)

@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""tools.py SYL FOLDER: the verbs that look at things (inspect, diff, cache, doctor) and the stages of a compile (--dump-dir, --estimate,
+--memory), on a small random checkpoint."""
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "goldens"))
+import tiny_llama
+
+SYL, FOLDER = sys.argv[1], pathlib.Path(sys.argv[2])
+MODEL = FOLDER / "model.gguf"
+
+
+def expect(condition, what):
+    if not condition:
+        sys.exit(f"failed: {what}")
+    print(f"ok: {what}")
+
+
+def syl(*arguments):
+    return subprocess.run([SYL, *map(str, arguments)], check=True, capture_output=True, text=True).stdout
+
+
+def data(*arguments):
+    return json.loads(syl(*arguments, "--json", "-q"))
+
+
+shutil.rmtree(FOLDER, ignore_errors=True)
+FOLDER.mkdir(parents=True)
+os.environ["SYL_CACHE_DIR"] = str(FOLDER / "cache")
+tiny_llama.write(MODEL, layers=2)
+A, B = FOLDER / "a.syl", FOLDER / "b.syl"
+
+# --estimate
+first = data("compile", MODEL, "--recipe", "w8a8", "--estimate")
+expect(first["reused"] == 0 and first["bytes"] > 0 and first["memory_bytes"] > 0, "a forecast without an output")
+expect("free" in syl("compile", MODEL, "-o", A, "--recipe", "w8a8", "--estimate", "-q") and not A.exists(), "a forecast writes nothing")
+report = data("compile", MODEL, "-o", A, "--recipe", "w8a8")
+expect(0 < report["bytes"] - first["bytes"] < 1e6 and report["tensors"] == first["tensors"], "the forecast tells the size of the artifact's tensors")
+again = data("compile", MODEL, "-o", A, "--recipe", "w8a8", "--estimate")
+expect(again["reused"] == again["tensors"] and again["work_bytes"] == 0, "a forecast knows what is finished")
+
+# --memory, --work-dir, --no-resume
+whole = A.read_bytes()
+for options in (["--memory", "1"], ["--work-dir", FOLDER / "work"], ["--work-dir", FOLDER / "work", "--memory", "64K"], ["--threads", "3"]):
+    syl("compile", MODEL, "-o", B, "--recipe", "w8a8", "-q", *(options if "--work-dir" in options else [*options, "--no-resume"]))
+    expect(B.read_bytes() == whole, f"the same bytes with {' '.join(map(str, options))}")
+
+# --dump-dir
+stages = FOLDER / "stages"
+syl("compile", MODEL, "-o", B, "--recipe", "w8a8", "-q", "--dump-dir", stages)
+expect(B.read_bytes() == whole, "the same bytes with --dump-dir")
+names = sorted(path.name for path in stages.iterdir())
+print(names)
+expect(names[:2] == ["00.import.json", "01.import.sir"], "the imported graph, and its IR")
+expect([name.split(".", 1)[1] for name in names[-3:]] == ["materialized.sir", "plan.txt", "kernels.txt"], "the final module, plan and kernels")
+expect(len(names) == int(names[-1][:2]) + 1, "stages are numbered without a gap")
+passes = [name.split(".")[1] for name in names[2:-3]]
+expect((stages / names[-3]).read_text() == syl("dump", B, "--ir"), "the final module is the artifact's")
+expect((stages / names[-2]).read_text() == syl("dump", B, "--plan"), "the plan is the artifact's")
+text = syl("opt", stages / "01.import.sir", "--passes", passes[0])
+expect(text == (stages / names[2]).read_text(), f"syl opt reads a stage: {passes[0]} makes the next one of it")
+expect(syl("compile", stages / "00.import.json", "-o", FOLDER / "c.syl", "--recipe", "w8a8", "-q") == "", "the imported graph compiles")
+
+# inspect
+for path, kind in ((A, "artifact"), (MODEL, "gguf")):
+    found = data("inspect", path, "--tensors", ".", "--hashes")
+    expect(found["kind"] == kind and len(found["list"]) == found["tensors"] > 0, f"inspect {kind}")
+    expect(sum(t["bytes"] for t in found["list"]) == found["bytes"] == sum(t["bytes"] for t in found["types"]), "sizes add up")
+    expect(len({t["xxh3_128"] for t in found["list"]}) > 1 and path.stat().st_size == found["file_bytes"], "hashes and file size")
+found = data("inspect", A, "--tensors", r"blk\.0\..*down\.weight")
+expect([t["name"] for t in found["list"]] == ["blk.0.ffn_down.weight"] and found["list"][0]["type"] == "int8_channel", "inspect --tensors")
+expect(8 < found["list"][0]["bits"] < 9, "bits a weight, scales included")
+expect(found["recipe"]["name"] == "w8a8" and found["provenance"]["input"]["file"] == "model.gguf", "recipe and provenance")
+expect("artifact" in syl("inspect", A) and "int8_channel" in syl("inspect", A, "--tensors", "."), "inspect for people")
+
+# diff
+same = data("diff", A, B)
+expect(same["largest_error"] == 0 and same["compared"] == len(same["tensors"]) and same["a_bytes"] == same["b_bytes"], "an artifact equals itself")
+syl("compile", MODEL, "-o", FOLDER / "plain.syl", "--recipe", "f32", "-q")
+syl("compile", MODEL, "-o", B, "--recipe", "w8a8-plain", "-q")
+different = data("diff", FOLDER / "plain.syl", B)
+name = "blk.1.ffn_down.weight"
+error = next(t["error"] for t in different["tensors"] if t["name"] == name)
+expect(1e-4 < error < 0.02, f"w8a8-plain: {name} differs by {error:.4f}")
+expect(different["b_bytes"] < different["a_bytes"] / 2 and name in syl("diff", FOLDER / "plain.syl", B), "and is smaller")
+
+# cache
+stats = data("cache", "stats")
+listed = data("cache", "ls")["entries"]
+expect(stats["tensors"] == sum(e["kind"] == "tensor" for e in listed) > 0 and stats["kernels"] == sum(e["kind"] == "kernel" for e in listed), "cache stats and ls")
+expect(sum(e["bytes"] for e in listed) == stats["tensor_bytes"] + stats["kernel_bytes"], "cache sizes")
+expect(data("cache", "verify")["damaged"] == 0, "cache verify")
+syl("logits", A, "--ids", "1,2,3", "-o", FOLDER / "logits.npy", "-q")
+kernels = sorted((FOLDER / "cache").glob("*.o"))
+expect(kernels, "kernels are in the cache")
+damaged = bytearray(kernels[0].read_bytes())
+damaged[-1] ^= 1
+kernels[0].write_bytes(damaged)
+expect(data("cache", "verify")["damaged"] == 1 and not kernels[0].exists(), "a damaged kernel is found and removed")
+half = (stats["tensor_bytes"] + stats["kernel_bytes"]) // 2
+left = data("cache", "gc", "--max-size", half)
+expect(left["freed_bytes"] > 0 and left["tensor_bytes"] + left["kernel_bytes"] <= half, "cache gc")
+empty = data("cache", "clear")
+expect(empty["tensors"] == empty["kernels"] == 0 and not list((FOLDER / "cache").rglob("*.tensor")), "cache clear")
+
+# doctor
+health = data("doctor")
+expect(health["ok"] and {"llvm", "cpu", "self-test", "cache"} <= {c["check"] for c in health["checks"]}, "doctor")
+expect("everything is fine" in syl("doctor"), "doctor for people")
+(FOLDER / "open").mkdir()
+(FOLDER / "open").chmod(0o777)
+sick = subprocess.run([SYL, "doctor", "--json"], env={**os.environ, "SYL_CACHE_DIR": str(FOLDER / "open")}, capture_output=True, text=True)
+expect(sick.returncode == 8 and not json.loads(sick.stdout)["ok"] and "error[cache-folder]" in sick.stderr, "doctor names an open cache folder")
+
+stray = [str(p) for p in FOLDER.rglob(".*")]
+expect(not stray, f"no stray file is left {stray}")
+shutil.rmtree(FOLDER)
