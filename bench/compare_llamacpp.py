@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Prefill and decode speed of a compiled model beside llama.cpp on this CPU, interleaved, medians.
 
-    PYTHON bench/compare_llamacpp.py --syl build/release/syl --artifact w8a8.syl --gguf MODEL.gguf [--rounds 7] [--threads 2] [--out RESULT.json]
+    PYTHON bench/compare_llamacpp.py --syl build/release/syl --artifact w8a8.syl --gguf MODEL.gguf [--rounds 7] [--threads 2] [--llama-type Q8_0|Q4_0] [--out RESULT.json]
 
 PYTHON is one that has llama-cpp-python (it is built from source, which takes minutes, so no script here installs it):
     python3 -m venv /tmp/llama && /tmp/llama/bin/pip install llama-cpp-python==0.3.36 && /tmp/llama/bin/python bench/compare_llamacpp.py ...
 
-llama.cpp runs Q8_0 of the same checkpoint, made of MODEL.gguf by its own quantizer and kept beside RESULT.json. Each round measures one
+llama.cpp runs the same checkpoint in the type of --llama-type (Q8_0 beside 8-bit weights, Q4_0 beside 4-bit ones), made of MODEL.gguf by its own
+quantizer and kept beside RESULT.json. Each round measures one
 and then the other, so that both meet the same machine: prefill of 512 random tokens into an empty cache, then decode of 128 tokens one at
 a time behind them, three times, of which the median counts; both warm up first and use the same number of threads for everything."""
 import argparse
@@ -76,11 +77,14 @@ class Llama:
         return {key: statistics.median(run[key] for run in runs) for key in METRICS}
 
 
-def quantize(source, target, threads):
+TYPES = {"Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0, "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0}
+
+
+def quantize(source, target, file_type, threads):
     if target.exists():
         return
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0
+    params.ftype = TYPES[file_type]
     params.allow_requantize = True
     params.nthread = threads
     partial = target.with_suffix(".partial")
@@ -115,6 +119,7 @@ def main():
     parser.add_argument("--gguf", required=True, type=pathlib.Path)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--llama-type", choices=TYPES, default="Q8_0")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("build/compare_llamacpp.json"))
     arguments = parser.parse_args()
     if arguments.rounds < 5:
@@ -122,9 +127,9 @@ def main():
 
     llama_cpp.llama_log_set(quiet, None)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    q8_0 = arguments.out.parent / (arguments.gguf.stem.rsplit(".", 1)[0] + ".Q8_0.gguf")
-    quantize(arguments.gguf, q8_0, arguments.threads)
-    llama = Llama(q8_0, arguments.threads)
+    quantized = arguments.out.parent / f"{arguments.gguf.stem.rsplit('.', 1)[0]}.{arguments.llama_type}.gguf"
+    quantize(arguments.gguf, quantized, arguments.llama_type, arguments.threads)
+    llama = Llama(quantized, arguments.threads)
 
     rounds = {"sylvester": [], "llama.cpp": []}
     for number in range(arguments.rounds):
@@ -141,7 +146,7 @@ def main():
         "commit": first_line(["git", "describe", "--always", "--dirty", "--abbrev=12"]),
         "artifact": pathlib.Path(arguments.artifact).name,
         "llama_cpp_python": llama_cpp.__version__,
-        "llama_cpp_model": q8_0.name,
+        "llama_cpp_model": quantized.name,
         "prompt_tokens": PROMPT,
         "new_tokens": NEW,
         "rounds": rounds,
@@ -151,7 +156,7 @@ def main():
     arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
     print(f"\n{result['cpu']}, {arguments.threads} threads, median of {arguments.rounds} interleaved rounds (min to max)\n")
-    print(f"| tokens per second | sylvester {result['artifact']} | llama.cpp Q8_0 | ratio |\n|---|---|---|---|")
+    print(f"| tokens per second | sylvester {result['artifact']} | llama.cpp {arguments.llama_type} | ratio |\n|---|---|---|---|")
     for key, label in zip(METRICS, (f"prefill of {PROMPT}", f"decode of {NEW}")):
         cells = []
         for who in rounds:

@@ -121,18 +121,20 @@ static void bench_read(bench *b) {
 
 /* ---- GEMM: out = acc * row scale * column scale (+ residual) ---- */
 
-static void bench_gemm(bench *b, kir_type a_elem, kir_type w_elem, int64_t n, int64_t k) {
+static void bench_gemm(bench *b, kir_type a_elem, kir_type w_elem, kir_weight_codes codes, int64_t n,
+                       int64_t k) {
     enum { ROWS = 512 };
     start_kernel(b, KIR_GEMM, "gemm");
     int a = buffer(b, "a", KIR_MATRIX, a_elem, k, false), w = buffer(b, "w", KIR_PACKED, w_elem, k, false);
     int row_scale = buffer(b, "row_scale", KIR_PER_ROW, KIR_F32, 1, false),
         scale = buffer(b, "scale", KIR_PER_COL, KIR_F32, n, false);
     int out = buffer(b, "out", KIR_MATRIX, KIR_F32, n, true);
-    b->kernel.gemm = (kir_gemm){.a = a, .w = w, .n = n, .k = k};
+    b->kernel.gemm = (kir_gemm){.a = a, .w = w, .n = n, .k = k, .codes = codes};
     syl_host_tile(&b->target, a_elem, w_elem, &b->kernel.gemm);
     const char *tile = getenv("TILE"); /* mr,nr,mblock: for tuning */
     if (tile) sscanf(tile, "%d,%d,%d", &b->kernel.gemm.mr, &b->kernel.gemm.nr, &b->kernel.gemm.mblock);
-    int x = emit(b, KIR_to_f32, emit(b, KIR_acc, 0, 0, -1), 0, -1);
+    int x = emit(b, KIR_acc, 0, 0, -1);
+    if (kir_acc_type(&b->kernel.gemm) == KIR_I32) x = emit(b, KIR_to_f32, x, 0, -1);
     if (a_elem == KIR_I8) {
         x = emit(b, KIR_mul, x, emit(b, KIR_load_row, 0, 0, row_scale), -1);
         x = emit(b, KIR_mul, x, emit(b, KIR_load_col, 0, 0, scale), -1);
@@ -140,8 +142,14 @@ static void bench_gemm(bench *b, kir_type a_elem, kir_type w_elem, int64_t n, in
     emit(b, KIR_store, x, 0, out);
     compile(b);
     const kir_gemm *g = &b->kernel.gemm;
-    syl_plan_weight weight = {
-        .elem = w_elem, .rows = n, .cols = k, .packed = true, .dot = g->dot, .nr = g->nr, .ku = g->ku};
+    syl_plan_weight weight = {.elem = w_elem,
+                              .rows = n,
+                              .cols = k,
+                              .packed = true,
+                              .dot = g->dot,
+                              .nr = g->nr,
+                              .ku = g->ku,
+                              .codes = codes};
     size_t bytes, element = a_elem == KIR_I8 ? 1 : a_elem == KIR_BF16 ? 2 : 4;
     if (!syl_host_packed_size(&weight, &bytes)) exit(3);
     size_t stride = (bytes + 4095) / 4096 * 4096, copies = COPIES_BYTES / stride ? COPIES_BYTES / stride : 1;
@@ -173,8 +181,12 @@ static void bench_gemm(bench *b, kir_type a_elem, kir_type w_elem, int64_t n, in
         if (t < many) many = t;
     }
     char name[64];
-    snprintf(name, sizeof name, "gemm %s %lldx%lld tile %dx%d/%d",
-             w_elem == KIR_I8     ? "int8"
+    snprintf(name, sizeof name, "gemm %s%s%s %lldx%lld tile %dx%d/%d", a_elem == KIR_F32 ? "f32*" : "",
+             codes.two_level ? "two-level "
+             : codes.group   ? "group "
+                             : "",
+             codes.bits           ? "int4"
+             : w_elem == KIR_I8   ? "int8"
              : w_elem == KIR_BF16 ? "bf16"
                                   : "f32",
              (long long)n, (long long)k, g->mr, g->nr, g->mblock);
@@ -188,7 +200,7 @@ static void bench_gemm(bench *b, kir_type a_elem, kir_type w_elem, int64_t n, in
 
 /* ---- attention ---- */
 
-static void bench_attention(bench *b, kir_type elem, int context) {
+static void bench_attention(bench *b, kir_type elem, int bits, int context) {
     enum { HEADS = 9, KV_HEADS = 3, DIM = 64, ROWS = 512, LAYERS = 30 };
     start_kernel(b, KIR_ATTENTION, "attention");
     int q = buffer(b, "q", KIR_MATRIX, KIR_F32, HEADS * DIM, false),
@@ -206,17 +218,16 @@ static void bench_attention(bench *b, kir_type elem, int context) {
                                           .head_dim = DIM,
                                           .scale = 0.125,
                                           .mr = 4};
-    b->kernel.cache_elem = elem;
-    b->kernel.cache_heads = KV_HEADS;
-    b->kernel.cache_dim = DIM;
+    kir_codes codes = {bits, bits ? DIM : 0};
+    b->kernel.cache = (kir_cache){KV_HEADS, DIM, elem, codes, codes};
     compile(b);
     int pages = context / SYL_KV_PAGE;
-    size_t layer = (size_t)KV_HEADS * 2 * DIM * SYL_KV_PAGE, width = elem == KIR_F32 ? 4 : 2;
+    size_t layer = KV_HEADS * (size_t)kir_cache_layout_of(&b->kernel.cache).size;
     void **page = memory((size_t)pages * sizeof *page);
     int32_t *table = memory((size_t)pages * 4), *positions = memory(ROWS * 4), *sequences = memory(ROWS * 4);
     for (int i = 0; i < pages; i++) {
-        page[i] = memory(layer * width * LAYERS);
-        memset(page[i], 0, layer * width * LAYERS);
+        page[i] = memory(layer * LAYERS);
+        memset(page[i], 0, layer * LAYERS);
         table[i] = i;
     }
     memset(sequences, 0, ROWS * 4);
@@ -249,8 +260,11 @@ static void bench_attention(bench *b, kir_type elem, int context) {
     }
     double macs = (double)HEADS * DIM * 2 * ROWS * (context - ROWS / 2);
     printf("attention %s context %-11d %8.1f GB/s (1 row, %.1f us) %8.1f GMAC/s (%d rows)\n",
-           width == 4 ? "f32 " : "bf16", context, (double)(layer * width * (size_t)pages) / one * 1e-9,
-           one * 1e6, macs / many * 1e-9, ROWS);
+           bits == 8         ? "int8"
+           : bits == 4       ? "int4"
+           : elem == KIR_F32 ? "f32 "
+                             : "bf16",
+           context, (double)(layer * (size_t)pages) / one * 1e-9, one * 1e6, macs / many * 1e-9, ROWS);
     for (int i = 0; i < pages; i++) free(page[i]);
     void *owned[] = {page, table, positions, sequences, b->buffers[0], b->buffers[1]};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
@@ -352,14 +366,23 @@ int main(int argc, char **argv) {
     if (syl_pool_threads(b.pool) == 1) clock_id = CLOCK_THREAD_CPUTIME_ID;
     printf("cpu %s, %d threads\n", b.target.cpu, syl_pool_threads(b.pool));
     bench_read(&b);
+    static const kir_weight_codes elements = {0}, channel = {.bits = 4}, group = {.bits = 4, .group = 64},
+                                  two_level = {.bits = 4, .group = 64, .two_level = true};
     static const int64_t shapes[][2] = {{960, 576}, {576, 576}, {3072, 576}, {576, 1536}};
-    for (int i = 0; i < 4; i++) bench_gemm(&b, KIR_I8, KIR_I8, shapes[i][0], shapes[i][1]);
-    bench_gemm(&b, KIR_F32, KIR_BF16, 49152, 576);
-    bench_gemm(&b, KIR_BF16, KIR_BF16, 3072, 576);
-    bench_gemm(&b, KIR_F32, KIR_F32, 3072, 576);
-    bench_attention(&b, KIR_F32, 512);
-    bench_attention(&b, KIR_F32, 2048);
-    bench_attention(&b, KIR_BF16, 2048);
+    for (int i = 0; i < 4; i++) bench_gemm(&b, KIR_I8, KIR_I8, elements, shapes[i][0], shapes[i][1]);
+    for (int i = 0; i < 4; i++) bench_gemm(&b, KIR_I8, KIR_I8, two_level, shapes[i][0], shapes[i][1]);
+    bench_gemm(&b, KIR_I8, KIR_I8, channel, 3072, 576);
+    bench_gemm(&b, KIR_I8, KIR_I8, group, 3072, 576);
+    bench_gemm(&b, KIR_F32, KIR_I8, two_level, 3072, 576);
+    bench_gemm(&b, KIR_F32, KIR_I8, elements, 3072, 576);
+    bench_gemm(&b, KIR_F32, KIR_BF16, elements, 49152, 576);
+    bench_gemm(&b, KIR_BF16, KIR_BF16, elements, 3072, 576);
+    bench_gemm(&b, KIR_F32, KIR_F32, elements, 3072, 576);
+    bench_attention(&b, KIR_F32, 0, 512);
+    bench_attention(&b, KIR_F32, 0, 2048);
+    bench_attention(&b, KIR_BF16, 0, 2048);
+    bench_attention(&b, KIR_F32, 8, 2048);
+    bench_attention(&b, KIR_F32, 4, 2048);
     bench_norm_quantize(&b);
     bench_hadamard(&b, (const int64_t[]){36, 16}, 576);
     bench_hadamard(&b, (const int64_t[]){12, 128}, 1536);
