@@ -10,7 +10,7 @@ const kir_op_info kir_ops[KIR_OP_COUNT] = {
 
 static const char *const type_names[] = {"f32", "f64", "bf16", "f16", "i8", "i32"};
 static const char *const role_names[] = {"uniform", "row", "col", "elem", "same", "none"};
-static const char *const dot_names[] = {"f32", "i8", "madd", "vnni"};
+static const char *const dot_names[] = {"f32", "i8", "madd", "vnni", "mma_i8", "mma_bf16"};
 
 /* ---- building ---- */
 
@@ -199,7 +199,9 @@ bool kir_scaled_groups(const kir_weight_codes *codes) {
 }
 
 kir_type kir_acc_type(const kir_gemm *gemm) {
-    return gemm->dot == KIR_DOT_F32 || kir_scaled_groups(&gemm->codes) ? KIR_F32 : KIR_I32;
+    return gemm->dot == KIR_DOT_F32 || gemm->dot == KIR_DOT_MMA_BF16 || kir_scaled_groups(&gemm->codes)
+               ? KIR_F32
+               : KIR_I32;
 }
 
 int64_t kir_panel_scratch(const kir_gemm *gemm) {
@@ -279,6 +281,8 @@ static bool shape_fits(kir_op op, kir_shape shape) {
     case KIR_append_codes_k:
     case KIR_append_codes_v:
         return shape == KIR_CACHE;
+    case KIR_store:
+        return shape == KIR_MATRIX || shape == KIR_TILED;
     default:
         return shape == KIR_MATRIX;
     }
@@ -327,7 +331,8 @@ syl_status kir_verify(const kir_kernel *kernel, syl_diag *diag) {
         const kir_branch *branch = &kernel->branch;
         if (branch->rank && (branch->rank < 0 || branch->t < 0 || branch->t >= n_buffers || branch->u < 0 ||
                              branch->u >= n_buffers || kernel->buffers.p[branch->t].cols != branch->rank ||
-                             kernel->buffers.p[branch->u].shape != KIR_PACKED))
+                             (kernel->buffers.p[branch->u].shape != KIR_PACKED &&
+                              kernel->buffers.p[branch->u].shape != KIR_MATRIX)))
             return broken(diag, kernel, "bad low-rank branch", 0);
     }
     return SYL_OK;
@@ -341,6 +346,9 @@ static void print_buffer(const kir_buffer *buffer, syl_text *out) {
     case KIR_MATRIX:
         syl_text_printf(out, "%s[rows, %lld] stride %lld\n", type_names[buffer->elem],
                         (long long)buffer->cols, (long long)buffer->stride);
+        break;
+    case KIR_TILED:
+        syl_text_printf(out, "%s[rows, %lld] tiled\n", type_names[buffer->elem], (long long)buffer->cols);
         break;
     case KIR_PER_ROW:
         syl_text_printf(out, "%s[rows]\n", type_names[buffer->elem]);

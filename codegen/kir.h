@@ -43,9 +43,16 @@ typedef enum kir_shape {
     KIR_MATRIX,  /* [rows, cols], `stride` elements between rows */
     KIR_PER_ROW, /* [rows] */
     KIR_PER_COL, /* [cols] */
-    KIR_PACKED,  /* GEMM weights in the panel layout of the kernel's tile (host/pack.h) */
+    KIR_TILED,   /* [rows, cols] in atoms of 8 rows x 128 bytes, for tensor cores (below) */
+    KIR_PACKED,  /* GEMM weights in the order the main loop wants (host/pack.c, cuda/pack.c) */
     KIR_CACHE,   /* syl_kv_view (below) */
 } kir_shape;
+
+/* A tiled matrix: row i, byte b of the row (j * size of an element) lies at
+ *     ((b / 128) * ceil(rows / 8) + i / 8) * 1024 + (i % 8) * 128 + (((b / 16) % 8) ^ (i % 8)) * 16 + b % 16
+ * so a block of rows is one piece for each 128 bytes of k, and 8 rows of 16 bytes are free of bank conflicts in shared memory (the 128-byte
+ * swizzle of wgmma). Rows are padded with zeros to whole 128 bytes by who writes them. */
+enum { KIR_ATOM_ROWS = 8, KIR_ATOM_BYTES = 128 };
 
 typedef struct kir_buffer {
     const char *name;
@@ -98,6 +105,8 @@ typedef enum kir_dot {
     KIR_DOT_MADD, /* i8 x i8: pairs of k by pmaddwd (AVX2) */
     KIR_DOT_VNNI, /* (i8 + 128 as u8) x i8: fours of k by vpdpbusd; the packed weights carry -128 * sum_k w[n,
                      k] */
+    KIR_DOT_MMA_I8,   /* i8 x i8 on CUDA tensor cores: a tiled, w in fragment order */
+    KIR_DOT_MMA_BF16, /* bf16 x (bf16, or codes as bf16) on CUDA tensor cores, likewise; f32 sums */
 } kir_dot;
 
 /* How a GEMM's weights are coded. bits 0: as elements of the buffer's type. bits 4: codes that stand for INT8, as the
@@ -121,7 +130,9 @@ typedef struct kir_gemm {
 /* A second product with the same tile, added in the epilogue: low_rank[i, n] = sum over r < rank of t[i, r] * u[n, r], by f32 fma,
  * r in order. rank 0: there is none. */
 typedef struct kir_branch {
-    int t, u; /* buffers: f32 or bf16 [rows, rank]; packed with the nr of the main loop, ku 1 */
+    int t,
+        u; /* buffers: f32 or bf16 [rows, rank]; packed with the nr of the main loop, ku 1. CUDA: u in fragment order where t and u are
+                 bf16 beside an MMA main loop, else as stored (KIR_MATRIX [n, rank]) */
     int64_t rank;
 } kir_branch;
 

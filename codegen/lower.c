@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/map.h"
+#include "base/size.h"
 #include "codegen/host/host.h"
 
 syl_status lower_refuse(lower_ctx *ctx, const syl_op *op, const char *why) {
@@ -60,6 +61,7 @@ static syl_status fused_place(lower_ctx *ctx, const syl_value *value, lower_plac
         slots->ints.p[value->index] > 1 << 20)
         return lower_refuse(ctx, op, "its results have no buffer slots; run the pass plan-memory");
     int slot = (int)slots->ints.p[value->index];
+    out->tiled = !ctx->target && lower_is_tiled(value);
     out->data = (syl_plan_arg){SYL_ARG_SLOT, 2 * slot, 0};
     out->scale = (syl_plan_arg){SYL_ARG_SLOT, 2 * slot + 1, 0};
     return SYL_OK;
@@ -114,9 +116,9 @@ static int add_buffer(lower_ctx *ctx, syl_plan_arg arg, kir_buffer buffer) {
 }
 
 int lower_matrix(lower_ctx *ctx, const lower_place *place, int64_t cols, bool written) {
-    return add_buffer(
-        ctx, place->data,
-        (kir_buffer){written ? "y" : "x", KIR_MATRIX, place->elem, cols, place->stride, written});
+    return add_buffer(ctx, place->data,
+                      (kir_buffer){written ? "y" : "x", place->tiled ? KIR_TILED : KIR_MATRIX, place->elem,
+                                   cols, place->tiled ? 0 : place->stride, written});
 }
 
 int lower_row_vector(lower_ctx *ctx, syl_plan_arg arg, kir_type elem, const char *name, bool written) {
@@ -265,6 +267,7 @@ static syl_status claim_slots(lower_ctx *ctx, const syl_op *fused, syl_rows rows
             SYL_PUSH(ctx->arena, &ctx->plan->slots, (syl_plan_slot){0});
         syl_plan_slot *slot = &ctx->plan->slots.p[place.data.index];
         int64_t bytes = lower_cols(&value->type) * elem_bytes(place.elem);
+        if (place.tiled) bytes = syl_ceil_div(bytes, KIR_ATOM_BYTES) * KIR_ATOM_BYTES;
         if (slot->row_bytes && slot->rows != rows)
             return lower_refuse(ctx, fused, "a slot is shared by values with different rows");
         slot[0].rows = slot[1].rows = rows;
@@ -422,8 +425,8 @@ static syl_status lower_function(lower_ctx *ctx, syl_arena *scratch) {
     return check_slots(ctx, scratch);
 }
 
-syl_status syl_plan_create(const syl_module *module, const syl_host_target *target, syl_diag *diag,
-                           syl_plan **out) {
+static syl_status create(const syl_module *module, const syl_host_target *target, syl_diag *diag,
+                         syl_plan **out) {
     *out = NULL;
     const syl_func *func = syl_module_func(module, "forward");
     if (!func)
@@ -444,4 +447,13 @@ syl_status syl_plan_create(const syl_module *module, const syl_host_target *targ
     else
         *out = plan;
     return status;
+}
+
+syl_status syl_plan_create(const syl_module *module, const syl_host_target *target, syl_diag *diag,
+                           syl_plan **out) {
+    return create(module, target, diag, out);
+}
+
+syl_status syl_plan_create_cuda(const syl_module *module, syl_diag *diag, syl_plan **out) {
+    return create(module, NULL, diag, out);
 }

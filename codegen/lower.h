@@ -10,6 +10,7 @@ typedef struct lower_place {
     syl_plan_arg data;
     int64_t stride; /* elements between rows of `data` */
     kir_type elem;
+    bool tiled; /* CUDA: as KIR_TILED says */
     bool has_scale;
     syl_plan_arg scale; /* QUANT: f32, one a row */
     const char *name;
@@ -24,7 +25,7 @@ typedef struct lower_ctx {
     syl_plan *plan;
     const syl_module *module;
     const syl_func *func;
-    const syl_host_target *target;
+    const syl_host_target *target; /* NULL: CUDA */
     syl_diag *diag;
     syl_arena *arena; /* the plan's */
     /* the kernel being made */
@@ -44,6 +45,13 @@ int lower_matrix(lower_ctx *ctx, const lower_place *place, int64_t cols, bool wr
 int lower_row_vector(lower_ctx *ctx, syl_plan_arg arg, kir_type elem, const char *name, bool written);
 SYL_NODISCARD syl_status lower_col_vector(lower_ctx *ctx, const syl_value *value, int *out_buffer);
 int lower_weight(lower_ctx *ctx, syl_plan_weight weight);
+
+/* CUDA: how a linear multiplies elements of type a by weights of type w: by tensor cores (KIR_DOT_MMA_*), or by fma or integer products one
+ * by one (KIR_DOT_F32, KIR_DOT_I8). Tensor cores want a tiled. */
+kir_dot lower_cuda_dot(kir_type a, syl_dtype w);
+void lower_cuda_tile(const lower_place *a, syl_dtype w, kir_gemm *gemm);
+/* CUDA: whether a value that regions pass on is stored tiled: all its readers are linears on tensor cores. */
+bool lower_is_tiled(const syl_value *value);
 
 /* The instruction whose register holds a value in the current kernel, loading it where it comes from outside.
  */

@@ -83,6 +83,18 @@ syl_status lower_branch(lower_ctx *ctx) {
                               .dot = KIR_DOT_F32,
                               .nr = ctx->kernel->gemm.nr,
                               .ku = 1};
+    if (!ctx->target) { /* CUDA: on tensor cores beside a main loop that runs there, else one by one */
+        const kir_kernel *kernel = ctx->kernel;
+        if (kernel->gemm.nr == 1 || packed.elem != KIR_BF16 ||
+            kernel->buffers.p[kernel->branch.t].elem != KIR_BF16) {
+            lower_place u;
+            SYL_TRY(stored_matrix(ctx, ctx->branch, &u));
+            ctx->kernel->branch.u = lower_matrix(ctx, &u, kernel->branch.rank, false);
+            return SYL_OK;
+        }
+        packed.dot = KIR_DOT_MMA_BF16;
+        packed.ku = 16;
+    }
     SYL_PUSH(ctx->arena, &ctx->args, (syl_plan_arg){SYL_ARG_WEIGHT, lower_weight(ctx, packed), 0});
     ctx->kernel->branch.u =
         kir_add_buffer(ctx->arena, ctx->kernel, (kir_buffer){"u", KIR_PACKED, packed.elem, 0, 0, false});

@@ -326,7 +326,10 @@ static syl_status lower_linear(lower_ctx *ctx, const syl_op *op) {
     const syl_dtype_info *scheme = &syl_dtypes[w->type.dtype];
     if (coded && scheme->bits == 4)
         gemm->codes = (kir_weight_codes){.bits = 4, .group = scheme->group, .two_level = scheme->two_level};
-    syl_host_tile(ctx->target, place.elem, w_elem, gemm);
+    if (ctx->target)
+        syl_host_tile(ctx->target, place.elem, w_elem, gemm);
+    else
+        lower_cuda_tile(&place, w->type.dtype, gemm);
     gemm->a = lower_matrix(ctx, &place, gemm->k, false);
     const char *name = syl_attr_str(w->def, "name");
     syl_plan_weight packed = {.name = name,

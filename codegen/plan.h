@@ -16,6 +16,15 @@ typedef struct syl_host_target {
     bool fma;
 } syl_host_target;
 
+/* What CUDA code is made for (cuda/cuda.h finds it). */
+typedef struct syl_cuda_target {
+    int arch;       /* compute capability x 10: 75, 80, 86, 89, 90, 100, 120 */
+    char name[16];  /* NVRTC's: "sm_90a" */
+    int sms;        /* multiprocessors */
+    int64_t shared; /* bytes of shared memory a block may have */
+    int64_t l2;     /* bytes of L2 cache */
+} syl_cuda_target;
+
 typedef enum syl_arg_kind {
     SYL_ARG_SLOT,   /* activation buffer `index`, at column `offset` */
     SYL_ARG_INPUT,  /* function argument `index` */
@@ -43,12 +52,20 @@ typedef struct syl_plan_step {
     const syl_op *op;  /* the fused op in the module */
 } syl_plan_step;
 
-/* An activation buffer: `row_bytes` for each row. Slot s of the IR is two buffers: 2s for elements or codes,
+/* An activation buffer: `row_bytes` for each row (CUDA: of rows rounded up to 8, as tiled values need). Slot s of the IR is two buffers: 2s for elements or codes,
  * 2s + 1 for the scales of a QUANT value. */
 typedef struct syl_plan_slot {
     syl_rows rows;
     int64_t row_bytes;
 } syl_plan_slot;
+
+/* A weight as the artifact stores it: elements or codes, row-major [n, k] (4 bits: two a byte, the low half first), and the parameters of
+ * groups [n, groups] where there are any. */
+typedef struct syl_weight_source {
+    const void *data;
+    const float *scales;
+    const uint8_t *group_scale, *group_zero;
+} syl_weight_source;
 
 /* A stored tensor as some kernel reads it. */
 typedef struct syl_plan_weight {
@@ -79,6 +96,8 @@ typedef struct syl_plan {
  * together. */
 SYL_NODISCARD syl_status syl_plan_create(const syl_module *module, const syl_host_target *target,
                                          syl_diag *diag, syl_plan **out);
+/* The same for CUDA. The plan is one for all architectures: variants of its kernels are chosen later (cuda/cuda.h). */
+SYL_NODISCARD syl_status syl_plan_create_cuda(const syl_module *module, syl_diag *diag, syl_plan **out);
 void syl_plan_destroy(syl_plan *plan); /* NULL is fine */
 void syl_plan_print(const syl_plan *plan, syl_text *out);
 

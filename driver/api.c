@@ -217,7 +217,7 @@ static const char *dot_name(kir_dot dot) {
         return "vpmaddwd (AVX2)";
     case KIR_DOT_I8:
         return "widened products";
-    case KIR_DOT_F32:
+    default:
         break;
     }
     return "none";

@@ -28,7 +28,7 @@ static bool stored_size(const syl_plan_weight *weight, size_t *out) {
 
 typedef struct pack_job {
     const syl_plan_weight *weight;
-    syl_host_source source;
+    syl_weight_source source;
     void *packed;
 } pack_job;
 
@@ -46,7 +46,7 @@ static const void *part_of(const syl_safetensors *file, const syl_plan_weight *w
     return tensor ? syl_safetensors_data(file, tensor) : NULL;
 }
 
-static bool find_source(const syl_safetensors *file, const syl_plan_weight *weight, syl_host_source *out) {
+static bool find_source(const syl_safetensors *file, const syl_plan_weight *weight, syl_weight_source *out) {
     if (!weight->codes.group) return true;
     out->scales = part_of(file, weight, 1);
     out->group_scale = part_of(file, weight, 2);
@@ -59,7 +59,7 @@ static syl_status prepare_weight(syl_engine *engine, size_t i, syl_pool *pool, s
     const syl_safetensors *file = &engine->artifact.file;
     const syl_st_tensor *tensor = syl_safetensors_find(file, weight->name);
     size_t stored, size;
-    syl_host_source parts = {0};
+    syl_weight_source parts = {0};
     if (!tensor || !stored_size(weight, &stored) || stored != tensor->size ||
         !find_source(file, weight, &parts)) {
         return syl_error(diag, SYL_ERR_internal, SYL_NOWHERE,

@@ -86,6 +86,8 @@ static em_value broadcast_a(const gemm_state *s, em_value pointer) {
                        em_vec(e->i16, 2 * s->lanes));
     case KIR_DOT_VNNI:
         return em_splat(e, em_load(e, e->i32, pointer, 4), s->lanes);
+    default: /* CUDA's */
+        break;
     }
     return NULL;
 }
@@ -106,6 +108,8 @@ em_value gemm_load_w(const gemm_state *s, em_value pointer) {
                              em_vec(e->i16, 2 * s->lanes), "");
     case KIR_DOT_VNNI:
         return em_load(e, s->piece, pointer, 4);
+    default:
+        break;
     }
     return NULL;
 }
@@ -128,6 +132,8 @@ static em_value multiply_add(const gemm_state *s, em_value a, em_value w, em_val
                             s->lanes == 16 ? "llvm.x86.avx512.vpdpbusd.512" : "llvm.x86.avx512.vpdpbusd.256",
                             NULL, 0, args, 3);
     }
+    default:
+        break;
     }
     return NULL;
 }

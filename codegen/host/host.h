@@ -26,18 +26,10 @@ typedef struct syl_host_layout {
 syl_host_layout syl_host_layout_of(const kir_weight_codes *codes, kir_type elem, kir_dot dot, int64_t k,
                                    int nr, int ku);
 
-/* What is packed: a weight as the artifact stores it: elements or codes, row-major [n, k] (4 bits: two a byte, the low half first), and the
- * parameters of groups [n, groups] where there are any. */
-typedef struct syl_host_source {
-    const void *data;
-    const float *scales;
-    const uint8_t *group_scale, *group_zero;
-} syl_host_source;
-
 /* Bytes of a packed weight, false on overflow; packing panels [begin, end). */
 bool syl_host_packed_size(const syl_plan_weight *weight, size_t *out);
 int64_t syl_host_panels(const syl_plan_weight *weight);
-void syl_host_pack(const syl_plan_weight *weight, const syl_host_source *source, void *packed,
+void syl_host_pack(const syl_plan_weight *weight, const syl_weight_source *source, void *packed,
                    int64_t panel_begin, int64_t panel_end);
 
 typedef struct syl_host_code syl_host_code;

@@ -107,7 +107,7 @@ static int clamp_int8(int x) {
 }
 
 /* Row `row` of the weight becomes row r of the panel, whose halves of bytes hold code 0 so far. Returns the sum of its INT8 values. */
-static int32_t pack_code_row(const syl_plan_weight *weight, const syl_host_source *source,
+static int32_t pack_code_row(const syl_plan_weight *weight, const syl_weight_source *source,
                              unsigned char *panel, int64_t row, int64_t r) {
     syl_host_layout l = layout_of(weight);
     const kir_weight_codes *codes = &weight->codes;
@@ -138,7 +138,7 @@ static int32_t pack_code_row(const syl_plan_weight *weight, const syl_host_sourc
     return row_sum;
 }
 
-static void pack_codes(const syl_plan_weight *weight, const syl_host_source *source, unsigned char *panel,
+static void pack_codes(const syl_plan_weight *weight, const syl_weight_source *source, unsigned char *panel,
                        int64_t first, int64_t rows, int32_t *sums) {
     syl_host_layout l = layout_of(weight);
     /* code 0 everywhere: symmetric ones are stored as code + 8, and two-level codes without a scale are 0 */
@@ -150,7 +150,7 @@ static void pack_codes(const syl_plan_weight *weight, const syl_host_source *sou
     }
 }
 
-void syl_host_pack(const syl_plan_weight *weight, const syl_host_source *source, void *packed,
+void syl_host_pack(const syl_plan_weight *weight, const syl_weight_source *source, void *packed,
                    int64_t panel_begin, int64_t panel_end) {
     size_t panel_bytes = (size_t)layout_of(weight).panel;
     unsigned char *bytes = packed;

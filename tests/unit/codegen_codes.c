@@ -80,7 +80,7 @@ static void *pack(const gemm *c, const coded *w, size_t *bytes) {
     assert_true(syl_host_packed_size(&weight, bytes));
     void *packed = new_buffer(*bytes);
     int64_t panels = syl_host_panels(&weight);
-    syl_host_source source = {w->bytes, w->scales, w->group_scale, w->group_zero};
+    syl_weight_source source = {w->bytes, w->scales, w->group_scale, w->group_zero};
     syl_host_pack(&weight, &source, packed, 0, panels / 2);
     syl_host_pack(&weight, &source, packed, panels / 2, panels);
     check_slack(packed, *bytes);

@@ -86,8 +86,8 @@ static void check_case(const syl_host_target *target, kir_type a_elem, kir_type 
     assert_true(syl_host_packed_size(&weight, &packed_bytes));
     void *packed = new_buffer(packed_bytes);
     int64_t panels = syl_host_panels(&weight);
-    syl_host_pack(&weight, &(syl_host_source){.data = w}, packed, 0, panels / 2);
-    syl_host_pack(&weight, &(syl_host_source){.data = w}, packed, panels / 2, panels);
+    syl_host_pack(&weight, &(syl_weight_source){.data = w}, packed, 0, panels / 2);
+    syl_host_pack(&weight, &(syl_weight_source){.data = w}, packed, panels / 2, panels);
     check_slack(packed, packed_bytes);
     for (int rows = MAX_ROWS; rows >= 1; rows -= rows > 4 ? 4 : 1) {
         for (size_t i = 0; i < out_bytes / 4; i++) out[i] = 777;
@@ -179,7 +179,7 @@ static void extreme_codes_do_not_saturate(void **state) {
         size_t packed_bytes;
         assert_true(syl_host_packed_size(&weight, &packed_bytes));
         void *packed = new_buffer(packed_bytes);
-        syl_host_pack(&weight, &(syl_host_source){.data = w}, packed, 0, syl_host_panels(&weight));
+        syl_host_pack(&weight, &(syl_weight_source){.data = w}, packed, 0, syl_host_panels(&weight));
         void *buffers[] = {a, packed, ones, ones, zeros, zeros, out};
         run_kernel(&b, buffers, 1);
         for (int j = 0; j < N; j++) assert_true(out[j] == (float)(127.0 * 127 * K));
@@ -213,7 +213,7 @@ static void task_ranges_cover_everything(void **state) {
     size_t packed_bytes;
     assert_true(syl_host_packed_size(&weight, &packed_bytes));
     void *packed = new_buffer(packed_bytes), *buffers[] = {a, packed, ones, scale, scale, residual, out};
-    syl_host_pack(&weight, &(syl_host_source){.data = w}, packed, 0, syl_host_panels(&weight));
+    syl_host_pack(&weight, &(syl_weight_source){.data = w}, packed, 0, syl_host_panels(&weight));
     int64_t tasks = kir_tasks(&c.kernel, ROWS);
     for (int64_t begin = 0; begin < tasks; begin += 2)
         b.function(buffers, ROWS, begin, begin + 2 < tasks ? begin + 2 : tasks, b.scratch);

@@ -111,7 +111,7 @@ static void *pack(const syl_plan_weight *weight, const void *data) {
     size_t bytes;
     assert_true(syl_host_packed_size(weight, &bytes));
     void *packed = new_buffer(bytes);
-    syl_host_pack(weight, &(syl_host_source){.data = data}, packed, 0, syl_host_panels(weight));
+    syl_host_pack(weight, &(syl_weight_source){.data = data}, packed, 0, syl_host_panels(weight));
     check_slack(packed, bytes);
     return packed;
 }

@@ -1,0 +1,52 @@
+/* Printing CUDA C++ (private to codegen/cuda): what the families share. body.c prints scalar instructions, which are the same in row-wise
+ * kernels and in the epilogues of GEMMs; templates/ holds the .cuh files, embedded in the library. */
+#ifndef SYL_CODEGEN_CUDA_EMIT_H
+#define SYL_CODEGEN_CUDA_EMIT_H
+
+#include "codegen/cuda/cuda.h"
+
+typedef struct cu_source {
+    const kir_kernel *kernel;
+    const syl_cuda_target *target;
+    const syl_cuda_variant *variant;
+    syl_arena *arena;
+    syl_diag *diag;
+    syl_text *out;
+    syl_cuda_launch *launch;
+} cu_source;
+
+/* One row of kernels.def, in the file named after it. */
+typedef bool cu_fits(const kir_kernel *kernel, const syl_cuda_target *target, const syl_cuda_variant *variant);
+typedef syl_status cu_emit(cu_source *s);
+typedef double cu_cost(const kir_kernel *kernel, const syl_cuda_target *target, const syl_cuda_variant *variant,
+                       int64_t rows);
+#define KERNEL(ident, ...)                                                                                   \
+    cu_fits cu_fits_##ident;                                                                                 \
+    cu_emit cu_emit_##ident;                                                                                 \
+    cu_cost cu_cost_##ident;
+#include "codegen/cuda/kernels.def"
+
+/* The value of a parameter by its name; the name must be one of the row's. */
+int cu_param(const syl_cuda_variant *variant, const char *name);
+
+/* Appends a template ("tile.cuh") once; those it names by #include "..." stand in front of it. */
+void cu_template(cu_source *s, const char *name);
+
+/* C type of a buffer's elements in memory ("float", "bf16", "f16", "int8_t", "int32_t", "double"), of a register, and bytes of an element. */
+const char *cu_elem_type(kir_type elem);
+const char *cu_register_type(kir_type type);
+int cu_elem_bytes(kir_type elem);
+
+/* Prints `struct Args { void *buffers[n]; void *workspace; int rows, positions; };` and, for each buffer, a comment of what it is. */
+void cu_print_args(cu_source *s);
+
+/* Prints the statement that computes instruction `index` of the body into v<index><suffix>, for row `i` and column `j` (texts of C expressions,
+ * ints). Operands are read as v<number><suffix> where their role is ELEM, COL ("" suffix if `columns_shared`) or ROW/UNIFORM (v<number>).
+ * Loads read global memory (args.buffers), stores write it, tiled buffers by their address. Scalar ops, loads and stores only: false for
+ * row-wide instructions, acc and low_rank, which the family prints itself. */
+typedef struct cu_place {
+    const char *i, *j, *suffix;
+} cu_place;
+bool cu_print_inst(cu_source *s, int index, const cu_place *place, const char *indent);
+
+#endif
