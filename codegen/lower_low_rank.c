@@ -69,6 +69,18 @@ syl_status lower_branch_term(lower_ctx *ctx, const syl_op *linear) {
     return SYL_OK;
 }
 
+/* The branch's only reader adds it to what comes of the main sum: then both can have the same accumulators. */
+static bool is_added_to_acc(const kir_kernel *kernel) {
+    int users = 0, sums = 0;
+    for (size_t i = 0; i < kernel->body.n; i++)
+        for (int a = 0; a < kir_ops[kernel->body.p[i].op].args; a++)
+            if (kernel->body.p[kernel->body.p[i].args[a]].op == KIR_low_rank) {
+                users++;
+                sums += kernel->body.p[i].op == KIR_add;
+            }
+    return users == 1 && sums == 1;
+}
+
 syl_status lower_branch(lower_ctx *ctx) {
     if (!ctx->branch) return SYL_OK;
     const syl_value *w = syl_operand(ctx->branch, 1);
@@ -85,8 +97,7 @@ syl_status lower_branch(lower_ctx *ctx) {
                               .ku = 1};
     if (!ctx->target) { /* CUDA: on tensor cores beside a main loop that runs there, else one by one */
         const kir_kernel *kernel = ctx->kernel;
-        if (kernel->gemm.nr == 1 || packed.elem != KIR_BF16 ||
-            kernel->buffers.p[kernel->branch.t].elem != KIR_BF16) {
+        if (kernel->gemm.nr == 1 || packed.elem != KIR_BF16 || kernel->branch.rank % 8 || !is_added_to_acc(kernel)) {
             lower_place u;
             SYL_TRY(stored_matrix(ctx, ctx->branch, &u));
             ctx->kernel->branch.u = lower_matrix(ctx, &u, kernel->branch.rank, false);

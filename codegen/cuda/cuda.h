@@ -69,7 +69,7 @@ bool syl_cuda_variant_parse(const char *text, syl_cuda_variant *out);
  * The workspace is zero when it is first handed out, and kernels leave its first `counters` bytes zero. */
 typedef struct syl_cuda_launch {
     char entry[64];
-    int threads, cluster; /* cluster: blocks along x of a cluster, 1 = none */
+    int threads, cluster; /* cluster: blocks along y of a cluster, 0 or 1 = none; blocks_y is a multiple of it */
     int64_t shared;       /* dynamic shared memory, bytes */
     int64_t rows_per_block, blocks_x, blocks_y, blocks_z, positions_per_block;
     int64_t counters;        /* bytes at the workspace's begin, zero between kernels; a multiple of 256 */
@@ -104,9 +104,10 @@ SYL_NODISCARD syl_status syl_cuda_source(const kir_kernel *kernel, const syl_cud
 /* Bytes of a weight in device memory, false on overflow: packed in fragment order for KIR_DOT_MMA_*, else row-major with 4-bit codes
  * expanded to INT8 values. */
 bool syl_cuda_packed_size(const syl_plan_weight *weight, size_t *out);
-/* Units of work of syl_cuda_pack (blocks of 64 rows), and packing units [begin, end) of them. */
+/* Units of work of syl_cuda_pack (blocks of 64 rows), and packing units [begin, end) of them. False where a two-level code means a value that
+ * is cut to INT8, which kernels don't do (no quantizer of this library makes one). */
 int64_t syl_cuda_pack_units(const syl_plan_weight *weight);
-void syl_cuda_pack(const syl_plan_weight *weight, const syl_weight_source *source, void *packed,
+bool syl_cuda_pack(const syl_plan_weight *weight, const syl_weight_source *source, void *packed,
                    int64_t begin, int64_t end);
 
 #endif

@@ -49,4 +49,20 @@ typedef struct cu_place {
 } cu_place;
 bool cu_print_inst(cu_source *s, int index, const cu_place *place, const char *indent);
 
+/* ---- weights (pack.c, pack_simt.c) ---- */
+
+bool cu_is_mma(kir_dot dot);
+/* Fragment order of a weight, as pack.c describes it. Sizes in bytes. */
+typedef struct cu_layout {
+    int64_t chunks;               /* along k */
+    int mmas, mma_k, chunk_k;     /* mma instructions of a chunk, k of each, and of all */
+    int groups;                   /* of parameters in a chunk; 0: codes have none */
+    int data, params, chunk;      /* of 64 rows: codes or elements, parameters, both */
+} cu_layout;
+cu_layout cu_layout_of(kir_dot dot, kir_type elem, const kir_weight_codes *codes, int64_t k);
+
+bool cu_pack_simt_size(const syl_plan_weight *weight, size_t *out);
+void cu_pack_simt(const syl_plan_weight *weight, const syl_weight_source *source, void *packed, int64_t begin,
+                  int64_t end);
+
 #endif

@@ -1,0 +1,200 @@
+// What the GEMMs on tensor cores share: operand B (tokens) in shared memory, the low-rank branch, and the end of a tile.
+//
+// The weights are operand A, so a tile of the result is channels x tokens, and few tokens waste little. S (printed by gemm.c) holds the kernel's
+// shape: N channels, K, CHUNKS, TOKENS of a tile, WARPS that own rows, BLOCKS of 16 channels a warp, THREADS of the epilogue, RANK, SPLIT_TOKENS ...
+// A warp's sums are acc[block][4 * (token / 8) + register], in the registers of mma.
+#include "fragments.cuh"
+
+// The fragments of B for the 4 mmas of a chunk and 8 tokens: an atom of 8 rows x 128 bytes. Pieces 2m and 2m + 1 belong to mma m.
+__device__ __forceinline__ void load_tokens(uint32_t (&b)[8], uint32_t atom, int lane) {
+    uint32_t row = atom + lane % 8 * 128;
+    uint32_t low[4], high[4];
+    ldmatrix_x4(low, row + ((lane / 8) ^ (lane % 8)) * 16);
+    ldmatrix_x4(high, row + ((lane / 8 + 4) ^ (lane % 8)) * 16);
+#pragma unroll
+    for (int i = 0; i < 4; i++) b[i] = low[i], b[4 + i] = high[i];
+}
+
+// All mmas of a chunk. `sums` of a weight with group scales are of the group, and end in acc when it does.
+template <class S, class W, class Sum, class Acc>
+__device__ __forceinline__ void multiply_chunk(Acc (&acc)[S::BLOCKS][S::TOKENS / 2], Sum (&sums)[S::BLOCKS][S::TOKENS / 2],
+                                               const typename W::Raw (&raw)[S::BLOCKS], uint32_t tokens, int lane) {
+    uint32_t a[S::BLOCKS][W::MMAS][4];
+#pragma unroll
+    for (int block = 0; block < S::BLOCKS; block++)
+#pragma unroll
+        for (int m = 0; m < W::MMAS; m++) W::fragment(a[block][m], raw[block], m);
+    if constexpr (W::GROUP_MMAS == 0) {
+#pragma unroll
+        for (int t = 0; t < S::TOKENS / 8; t++) {
+            uint32_t b[8];
+            load_tokens(b, tokens + t * 1024, lane);
+#pragma unroll
+            for (int m = 0; m < W::MMAS; m++)
+#pragma unroll
+                for (int block = 0; block < S::BLOCKS; block++)
+                    mma(&acc[block][4 * t], a[block][m], b[2 * m], b[2 * m + 1]);
+        }
+    } else {
+#pragma unroll
+        for (int t = 0; t < S::TOKENS / 8; t++) {
+            uint32_t b[8];
+            load_tokens(b, tokens + t * 1024, lane);
+#pragma unroll
+            for (int block = 0; block < S::BLOCKS; block++)
+#pragma unroll
+                for (int m = 0; m < W::MMAS; m++) {
+                    Sum *sum = &sums[block][4 * t];
+                    mma(sum, a[block][m], b[2 * m], b[2 * m + 1]);
+                    if ((m + 1) % W::GROUP_MMAS == 0) {
+                        float2 scale = W::scale(raw[block], m);
+#pragma unroll
+                        for (int r = 0; r < 4; r++) {
+                            acc[block][4 * t + r] =
+                                __fadd_rn(acc[block][4 * t + r], __fmul_rn((float)W::finish(sum[r]), r < 2 ? scale.x : scale.y));
+                            sum[r] = 0;
+                        }
+                    }
+                }
+        }
+    }
+}
+
+// ---- the low-rank branch: sums += t u^T, on the accumulators themselves ----
+
+// Rows of t in shared memory, bf16: PIECES of 16 bytes (a power of two), swizzled so that 8 rows of a piece have no bank in common. An f32 t is two
+// parts, its bf16 and the bf16 of what that leaves, which are multiplied one behind the other.
+template <class S> struct Branch {
+    static constexpr int STEPS = (S::RANK + 15) / 16, PARTS = S::T_IS_F32 ? 2 : 1,
+                         PIECES = S::RANK <= 16 ? 2 : S::RANK <= 32 ? 4 : S::RANK <= 64 ? 8 : S::RANK <= 128 ? 16 : 32,
+                         PART = S::TOKENS * PIECES * 16, BYTES = PART * PARTS, MMAS = STEPS < 4 ? STEPS : 4,
+                         UNITS = (STEPS + MMAS - 1) / MMAS, UNIT = 2048 * MMAS;
+
+    static __device__ __forceinline__ uint32_t place(int row, int piece) {
+        int turn = PIECES >= 8 ? row % 8 : PIECES == 4 ? row / 2 % 4 : row / 4 % 2;
+        return (uint32_t)((row * PIECES + (piece ^ turn)) * 16);
+    }
+
+    static __device__ void stage(const void *t, int i0, int rows, uint8_t *shared, int thread, int threads) {
+        for (int at = thread; at < S::TOKENS * PIECES; at += threads) {
+            int row = at / PIECES, piece = at % PIECES;
+            uint32_t high[4] = {0, 0, 0, 0}, low[4] = {0, 0, 0, 0};
+            if (i0 + row < rows && piece * 8 < S::RANK) { // RANK is a multiple of 8
+                int64_t from = (int64_t)(i0 + row) * S::T_STRIDE + piece * 8;
+#pragma unroll
+                for (int p = 0; p < 4; p++) {
+                    if (S::T_IS_F32) {
+                        float x = ((const float *)t)[from + 2 * p], y = ((const float *)t)[from + 2 * p + 1];
+                        bf16 hx = to_bf16(x), hy = to_bf16(y);
+                        bf16 lx = to_bf16(x - to_float(hx)), ly = to_bf16(y - to_float(hy));
+                        high[p] = hx.bits | (uint32_t)hy.bits << 16;
+                        low[p] = lx.bits | (uint32_t)ly.bits << 16;
+                    } else {
+                        high[p] = ((const uint32_t *)t)[from / 2 + p];
+                    }
+                }
+            }
+            *(uint4 *)(shared + place(row, piece)) = make_uint4(high[0], high[1], high[2], high[3]);
+            if (PARTS == 2) *(uint4 *)(shared + PART + place(row, piece)) = make_uint4(low[0], low[1], low[2], low[3]);
+        }
+    }
+
+    // For the block of 16 channels from `channel` on.
+    static __device__ __forceinline__ void add(float (&sum)[S::TOKENS / 2], const uint8_t *u, int channel, uint32_t t, int lane) {
+        const uint8_t *unit = u + (int64_t)(channel / 64) * UNITS * UNIT + channel % 64 / 16 * (MMAS * 512) + lane * 16;
+#pragma unroll
+        for (int step = 0; step < STEPS; step++) {
+            uint4 w = *(const uint4 *)(unit + step / MMAS * UNIT + step % MMAS * 512);
+            uint32_t a[4] = {w.x, w.y, w.z, w.w};
+#pragma unroll
+            for (int part = 0; part < PARTS; part++)
+#pragma unroll
+                for (int pair = 0; pair < (S::TOKENS + 15) / 16; pair++) { // two times 8 tokens
+                    int row = pair * 16 + lane / 16 * 8 + lane % 8;
+                    if (S::TOKENS == 8) row = lane % 8;
+                    uint32_t b[4];
+                    ldmatrix_x4(b, t + part * PART + place(row, 2 * step + lane / 8 % 2));
+                    mma(&sum[8 * pair], a, b[0], b[1]);
+                    if (S::TOKENS > 8) mma(&sum[(8 * pair + 4) % (S::TOKENS / 2)], a, b[2], b[3]);
+                }
+        }
+    }
+};
+
+// ---- the end of a tile ----
+
+// Sums go through shared memory, so that neighbouring threads have neighbouring channels in the epilogue: SPLIT_TOKENS tokens at a time. `channel`
+// is the tile's first, `block` this warp's first block of 16 channels in it, `owner` whether the warp has sums.
+template <class S, class Value, class Sum>
+__device__ __forceinline__ void store_tile(const typename S::Args &args, Sum (&sums)[S::BLOCKS][S::TOKENS / 2], uint8_t *shared, int channel,
+                                           int block, bool owner, int i0, int thread) {
+    typedef typename S::Epilogue Epilogue;
+    constexpr int CHANNELS = S::CHANNELS, STRIDE = CHANNELS + 4, AT_ONCE = S::SPLIT_TOKENS;
+    Value *tile = (Value *)shared;
+    int lane = thread % 32, j = channel + thread % CHANNELS;
+    typename Epilogue::Col col = Epilogue::col(args, j < S::N ? j : S::N - 1);
+#pragma unroll
+    for (int first = 0; first < S::TOKENS; first += AT_ONCE) {
+        barrier(1, S::THREADS);
+        if (owner) {
+#pragma unroll
+            for (int b = 0; b < S::BLOCKS; b++)
+#pragma unroll
+                for (int t = 0; t < AT_ONCE / 8; t++)
+#pragma unroll
+                    for (int r = 0; r < 4; r++) {
+                        int token = 8 * t + lane % 4 * 2 + r % 2, c = (block + b) * 16 + lane / 4 + r / 2 * 8;
+                        tile[token * STRIDE + c] = sums[b][4 * (first / 8 + t) + r];
+                    }
+        }
+        barrier(1, S::THREADS);
+        if (j < S::N) {
+            for (int token = thread / CHANNELS; token < AT_ONCE; token += S::THREADS / CHANNELS) {
+                int i = i0 + first + token;
+                if (i >= args.rows) break;
+                Epilogue::store(args, i, j, tile[token * STRIDE + thread % CHANNELS], Epilogue::row(args, i), col);
+            }
+        }
+    }
+}
+
+// From the sums of the main loop to memory. Branch: `t` is where stage() put the rows.
+template <class S, class W, class Acc>
+__device__ __forceinline__ void finish_tile(const typename S::Args &args, Acc (&acc)[S::BLOCKS][S::TOKENS / 2], uint8_t *shared,
+                                            const uint8_t *t, int channel, int block, bool owner, int i0, int thread) {
+#pragma unroll
+    for (int b = 0; b < S::BLOCKS; b++)
+#pragma unroll
+        for (int r = 0; r < S::TOKENS / 2; r++) acc[b][r] = W::finish(acc[b][r]);
+    if constexpr (S::RANK == 0) {
+        store_tile<S, Acc>(args, acc, shared, channel, block, owner, i0, thread);
+    } else {
+        typedef typename S::Scaled Scaled;
+        float sums[S::BLOCKS][S::TOKENS / 2];
+        int lane = thread % 32;
+        if (owner) {
+#pragma unroll
+            for (int b = 0; b < S::BLOCKS; b++) {
+                int first = channel + (block + b) * 16;
+                typename Scaled::Col col[2];
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    int j = first + lane / 4 + half * 8;
+                    col[half] = Scaled::col(args, j < S::N ? j : S::N - 1);
+                }
+#pragma unroll
+                for (int token = 0; token < S::TOKENS / 8; token++)
+#pragma unroll
+                    for (int r = 0; r < 4; r++) {
+                        int i = i0 + token * 8 + lane % 4 * 2 + r % 2;
+                        i = i < args.rows ? i : args.rows - 1;
+                        int j = first + lane / 4 + r / 2 * 8;
+                        j = j < S::N ? j : S::N - 1;
+                        sums[b][4 * token + r] = Scaled::value(args, i, j, acc[b][4 * token + r], Scaled::row(args, i), col[r / 2]);
+                    }
+                if (first < (S::N + 63) / 64 * 64) Branch<S>::add(sums[b], (const uint8_t *)args.buffers[S::U], first, shared_address(t), lane);
+            }
+        }
+        store_tile<S, float>(args, sums, shared, channel, block, owner, i0, thread);
+    }
+}
