@@ -25,13 +25,21 @@ typedef struct syl_cuda_variant {
 
 typedef struct syl_cuda_family_info {
     const char *name, *doc;
-    unsigned archs;                           /* bit i: syl_cuda_archs[i] */
-    const char *params[SYL_CUDA_PARAMS + 1];  /* names, NULL behind the last */
-    const char *choices[SYL_CUDA_PARAMS + 1]; /* legal values of each: "16|32|64" */
-    int registers;                            /* at most so many a thread */
-    int spills;                               /* at most so many bytes */
+    unsigned archs;     /* bit i: syl_cuda_archs[i] */
+    const char *params; /* with their legal values, in order: "tokens=8|16 warps=4|8" */
+    int registers;      /* at most so many a thread */
+    int spills;         /* at most so many bytes */
 } syl_cuda_family_info;
 extern const syl_cuda_family_info syl_cuda_families[SYL_CUDA_FAMILY_COUNT];
+
+/* Parameter `index` of a family; false behind the last one. */
+enum { SYL_CUDA_CHOICES = 16 };
+typedef struct syl_cuda_parameter {
+    const char *name; /* name_size bytes, no end */
+    int name_size;
+    int n, choices[SYL_CUDA_CHOICES];
+} syl_cuda_parameter;
+bool syl_cuda_parameter_of(syl_cuda_family family, int index, syl_cuda_parameter *out);
 
 /* The architectures code is generated for: 75, 80, 86, 89, 90, 100, 120; names "sm_75" ... "sm_90a", "sm_100a", "sm_120a". */
 enum { SYL_CUDA_ARCHS = 7 };

@@ -16,10 +16,11 @@ typedef struct cu_source {
 } cu_source;
 
 /* One row of kernels.def, in the file named after it. */
-typedef bool cu_fits(const kir_kernel *kernel, const syl_cuda_target *target, const syl_cuda_variant *variant);
+typedef bool cu_fits(const kir_kernel *kernel, const syl_cuda_target *target,
+                     const syl_cuda_variant *variant);
 typedef syl_status cu_emit(cu_source *s);
-typedef double cu_cost(const kir_kernel *kernel, const syl_cuda_target *target, const syl_cuda_variant *variant,
-                       int64_t rows);
+typedef double cu_cost(const kir_kernel *kernel, const syl_cuda_target *target,
+                       const syl_cuda_variant *variant, int64_t rows);
 #define KERNEL(ident, ...)                                                                                   \
     cu_fits cu_fits_##ident;                                                                                 \
     cu_emit cu_emit_##ident;                                                                                 \
@@ -37,17 +38,23 @@ const char *cu_elem_type(kir_type elem);
 const char *cu_register_type(kir_type type);
 int cu_elem_bytes(kir_type elem);
 
-/* Prints `struct Args { void *buffers[n]; void *workspace; int rows, positions; };` and, for each buffer, a comment of what it is. */
+/* Prints `struct Args { void *buffers[n]; void *workspace; int rows, positions; };` with a comment of each buffer, and the constant tables. */
 void cu_print_args(cu_source *s);
 
-/* Prints the statement that computes instruction `index` of the body into v<index><suffix>, for row `i` and column `j` (texts of C expressions,
- * ints). Operands are read as v<number><suffix> where their role is ELEM, COL ("" suffix if `columns_shared`) or ROW/UNIFORM (v<number>).
- * Loads read global memory (args.buffers), stores write it, tiled buffers by their address. Scalar ops, loads and stores only: false for
- * row-wide instructions, acc and low_rank, which the family prints itself. */
+/* What a load, store or scalar instruction computes: for a load or an operation a C expression, for a store a statement without its
+ * semicolon, at row `i` and column `j` (texts of C expressions, ints). Operands are read as v<number><suffix> where their role is ELEM or COL, as
+ * v<number> where it is ROW or UNIFORM. Loads read global memory (args.buffers), stores write it, tiled buffers by their address; store_row and
+ * stores are for one thread a value. False for row-wide instructions, appends, acc and low_rank, which the family prints itself. */
 typedef struct cu_place {
     const char *i, *j, *suffix;
 } cu_place;
+bool cu_expression(cu_source *s, int index, const cu_place *place, syl_text *out);
+/* Prints the declaration `const float v<index><suffix> = ...;` (no suffix where the role is ROW or UNIFORM), or the statement of a store. */
 bool cu_print_inst(cu_source *s, int index, const cu_place *place, const char *indent);
+/* "v7[e]", "v7_0" or "v7": how instruction `index` is read. */
+const char *cu_name(cu_source *s, int index, const char *suffix);
+/* An f32 constant, exactly: "0x1.8p+1f". */
+const char *cu_float(cu_source *s, double value);
 
 /* ---- weights (pack.c, pack_simt.c) ---- */
 
