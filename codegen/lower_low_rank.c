@@ -97,7 +97,8 @@ syl_status lower_branch(lower_ctx *ctx) {
                               .ku = 1};
     if (!ctx->target) { /* CUDA: on tensor cores beside a main loop that runs there, else one by one */
         const kir_kernel *kernel = ctx->kernel;
-        if (kernel->gemm.nr == 1 || packed.elem != KIR_BF16 || kernel->branch.rank % 8 || !is_added_to_acc(kernel)) {
+        if (kernel->gemm.nr == 1 || packed.elem != KIR_BF16 || kernel->branch.rank % 8 ||
+            !is_added_to_acc(kernel)) {
             lower_place u;
             SYL_TRY(stored_matrix(ctx, ctx->branch, &u));
             ctx->kernel->branch.u = lower_matrix(ctx, &u, kernel->branch.rank, false);

@@ -77,11 +77,13 @@ bool syl_cuda_variant_parse(const char *text, syl_cuda_variant *out);
  * The workspace is zero when it is first handed out, and kernels leave its first `counters` bytes zero. */
 typedef struct syl_cuda_launch {
     char entry[64];
-    int threads, cluster; /* cluster: blocks along y of a cluster, 0 or 1 = none; blocks_y is a multiple of it */
-    int64_t shared;       /* dynamic shared memory, bytes */
+    int threads,
+        cluster;    /* cluster: blocks along y of a cluster, 0 or 1 = none; blocks_y is a multiple of it */
+    int64_t shared; /* dynamic shared memory, bytes */
     int64_t rows_per_block, blocks_x, blocks_y, blocks_z, positions_per_block;
     int64_t counters;        /* bytes at the workspace's begin, zero between kernels; a multiple of 256 */
     int64_t workspace_block; /* bytes behind them for each block of the grid */
+    int64_t max_rows;        /* more rows cannot be run by it; 0: any number can */
     bool
         dependent; /* begins before the kernel in front of it ends, and waits for it itself (griddepcontrol) */
 } syl_cuda_launch;

@@ -61,10 +61,10 @@ const char *cu_float(cu_source *s, double value);
 bool cu_is_mma(kir_dot dot);
 /* Fragment order of a weight, as pack.c describes it. Sizes in bytes. */
 typedef struct cu_layout {
-    int64_t chunks;               /* along k */
-    int mmas, mma_k, chunk_k;     /* mma instructions of a chunk, k of each, and of all */
-    int groups;                   /* of parameters in a chunk; 0: codes have none */
-    int data, params, chunk;      /* of 64 rows: codes or elements, parameters, both */
+    int64_t chunks;           /* along k */
+    int mmas, mma_k, chunk_k; /* mma instructions of a chunk, k of each, and of all */
+    int groups;               /* of parameters in a chunk; 0: codes have none */
+    int data, params, chunk;  /* of 64 rows: codes or elements, parameters, both */
 } cu_layout;
 cu_layout cu_layout_of(kir_dot dot, kir_type elem, const kir_weight_codes *codes, int64_t k);
 

@@ -85,7 +85,8 @@ static void pack_row_i4(const uint8_t *row, int64_t begin, int64_t n, int r, int
             (unsigned char)((nibble(row, begin + k) ^ flip) << 4 * (k % 64 / 32));
 }
 
-static void pack_row_i4_bf16(const uint8_t *row, int64_t begin, int64_t n, int r, int flip, unsigned char *block) {
+static void pack_row_i4_bf16(const uint8_t *row, int64_t begin, int64_t n, int r, int flip,
+                             unsigned char *block) {
     for (int k = 0; k < n; k++) {
         int place = place_of(r, k % 16, 16, 2), reg = place % 16 / 4, shift = 16 * (k % 2) + 4 * reg;
         block[place / 16 * 16 + k / 16 * 4 + shift / 8] |=
@@ -94,13 +95,15 @@ static void pack_row_i4_bf16(const uint8_t *row, int64_t begin, int64_t n, int r
 }
 
 /* One row of a chunk: k in [begin, begin + n). */
-static void pack_row(const syl_plan_weight *w, const syl_weight_source *source, int64_t row, int64_t begin, int64_t n,
-                     int r, unsigned char *block) {
+static void pack_row(const syl_plan_weight *w, const syl_weight_source *source, int64_t row, int64_t begin,
+                     int64_t n, int r, unsigned char *block) {
     bool integer = w->dot == KIR_DOT_MMA_I8;
-    if (w->codes.bits == 4) { /* the artifact's nibbles: unsigned q of two-level types, else two's complement */
+    if (w->codes.bits ==
+        4) { /* the artifact's nibbles: unsigned q of two-level types, else two's complement */
         const uint8_t *from = (const uint8_t *)source->data + row * (w->cols / 2);
         int flip = !integer && !w->codes.two_level ? 8 : 0; /* two's complement to code + 8 */
-        integer ? pack_row_i4(from, begin, n, r, flip, block) : pack_row_i4_bf16(from, begin, n, r, flip, block);
+        integer ? pack_row_i4(from, begin, n, r, flip, block)
+                : pack_row_i4_bf16(from, begin, n, r, flip, block);
     } else if (w->elem == KIR_I8) {
         const uint8_t *from = (const uint8_t *)source->data + row * w->cols + begin;
         integer ? pack_row_i8(from, n, r, block) : pack_row_i8_bf16(from, n, r, block);
@@ -110,8 +113,8 @@ static void pack_row(const syl_plan_weight *w, const syl_weight_source *source, 
 }
 
 /* The zero points of padding: codes 0 must stand for the value 0 there, whatever the kernel multiplies with, so s and z are 0. */
-static void pack_params(const syl_plan_weight *w, const syl_weight_source *source, const cu_layout *l, int64_t row,
-                        int64_t chunk, unsigned char *params) {
+static void pack_params(const syl_plan_weight *w, const syl_weight_source *source, const cu_layout *l,
+                        int64_t row, int64_t chunk, unsigned char *params) {
     int64_t groups = w->cols / w->codes.group;
     int r = (int)(row % 16), block = (int)(row % 64 / 16);
     for (int g = 0; g < l->groups; g++) {
@@ -122,7 +125,8 @@ static void pack_params(const syl_plan_weight *w, const syl_weight_source *sourc
             to[0] = source->group_scale[row * groups + group];
             to[1] = source->group_zero[row * groups + group];
         } else {
-            memcpy(params + g * 256 + block * 64 + r % 8 * 8 + r / 8 * 4, source->scales + row * groups + group, 4);
+            memcpy(params + g * 256 + block * 64 + r % 8 * 8 + r / 8 * 4,
+                   source->scales + row * groups + group, 4);
         }
     }
 }
@@ -143,8 +147,8 @@ static bool codes_fit(const syl_plan_weight *w, const syl_weight_source *source,
     return true;
 }
 
-bool syl_cuda_pack(const syl_plan_weight *weight, const syl_weight_source *source, void *packed, int64_t begin,
-                   int64_t end) {
+bool syl_cuda_pack(const syl_plan_weight *weight, const syl_weight_source *source, void *packed,
+                   int64_t begin, int64_t end) {
     if (!cu_is_mma(weight->dot)) {
         cu_pack_simt(weight, source, packed, begin, end);
         return true;

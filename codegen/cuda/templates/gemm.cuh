@@ -85,8 +85,8 @@ template <class S> struct Branch {
                 for (int p = 0; p < 4; p++) {
                     if (S::T_IS_F32) {
                         float x = ((const float *)t)[from + 2 * p], y = ((const float *)t)[from + 2 * p + 1];
-                        bf16 hx = to_bf16(x), hy = to_bf16(y);
-                        bf16 lx = to_bf16(x - to_float(hx)), ly = to_bf16(y - to_float(hy));
+                        bf16 hx = round_to_bf16(x), hy = round_to_bf16(y);
+                        bf16 lx = round_to_bf16(x - widen(hx)), ly = round_to_bf16(y - widen(hy));
                         high[p] = hx.bits | (uint32_t)hy.bits << 16;
                         low[p] = lx.bits | (uint32_t)ly.bits << 16;
                     } else {
@@ -123,16 +123,19 @@ template <class S> struct Branch {
 
 // ---- the end of a tile ----
 
-// Sums go through shared memory, so that neighbouring threads have neighbouring channels in the epilogue: SPLIT_TOKENS tokens at a time. `channel`
-// is the tile's first, `block` this warp's first block of 16 channels in it, `owner` whether the warp has sums.
-template <class S, class Value, class Sum>
+// Sums go through shared memory, so that neighbouring threads have neighbouring channels in the epilogue, WIDTH of them each: SPLIT_TOKENS tokens at
+// a time. What the epilogue reads of other matrices is read for several tokens before the first is used. `channel` is the tile's first, `block`
+// this warp's first block of 16 channels in it, `owner` whether the warp has sums.
+template <class S, class Sum>
 __device__ __forceinline__ void store_tile(const typename S::Args &args, Sum (&sums)[S::BLOCKS][S::TOKENS / 2], uint8_t *shared, int channel,
                                            int block, bool owner, int i0, int thread) {
     typedef typename S::Epilogue Epilogue;
-    constexpr int CHANNELS = S::CHANNELS, STRIDE = CHANNELS + 4, AT_ONCE = S::SPLIT_TOKENS;
-    Value *tile = (Value *)shared;
-    int lane = thread % 32, j = channel + thread % CHANNELS;
-    typename Epilogue::Col col = Epilogue::col(args, j < S::N ? j : S::N - 1);
+    constexpr int CHANNELS = S::CHANNELS, STRIDE = CHANNELS + 4, AT_ONCE = S::SPLIT_TOKENS, WIDTH = Epilogue::WIDTH,
+                  ACROSS = CHANNELS / WIDTH, DOWN = S::THREADS / ACROSS, TURNS = AT_ONCE / DOWN > 0 ? AT_ONCE / DOWN : 1,
+                  BATCH = TURNS < 8 ? TURNS : 8;
+    Sum *tile = (Sum *)shared;
+    int lane = thread % 32, c0 = thread % ACROSS * WIDTH, j = channel + c0;
+    typename Epilogue::Col col = Epilogue::col(args, j < S::N ? j : S::N - WIDTH);
 #pragma unroll
     for (int first = 0; first < S::TOKENS; first += AT_ONCE) {
         barrier(1, S::THREADS);
@@ -148,11 +151,27 @@ __device__ __forceinline__ void store_tile(const typename S::Args &args, Sum (&s
                     }
         }
         barrier(1, S::THREADS);
-        if (j < S::N) {
-            for (int token = thread / CHANNELS; token < AT_ONCE; token += S::THREADS / CHANNELS) {
-                int i = i0 + first + token;
-                if (i >= args.rows) break;
-                Epilogue::store(args, i, j, tile[token * STRIDE + thread % CHANNELS], Epilogue::row(args, i), col);
+        if (j >= (S::N + 63) / 64 * 64) continue;
+        for (int turn = 0; turn < TURNS; turn += BATCH) {
+            int begin = turn * DOWN + thread / ACROSS;
+            if (i0 + first + begin >= args.rows) break;
+            typename Epilogue::Row row[BATCH];
+            typename Epilogue::Elem elem[BATCH];
+#pragma unroll
+            for (int u = 0; u < BATCH; u++) {
+                int i = i0 + first + begin + u * DOWN;
+                i = i < args.rows ? i : args.rows - 1;
+                row[u] = Epilogue::row(args, i);
+                elem[u] = Epilogue::elem(args, i, j < S::N ? j : S::N - WIDTH, row[u]);
+            }
+#pragma unroll
+            for (int u = 0; u < BATCH; u++) {
+                int token = begin + u * DOWN, i = i0 + first + token;
+                if (token >= AT_ONCE || i >= args.rows) continue;
+                if (j < S::N)
+                    Epilogue::store(args, i, j, &tile[token * STRIDE + c0], row[u], col, elem[u]);
+                else
+                    Epilogue::pad(args, i, j);
             }
         }
     }
@@ -167,7 +186,7 @@ __device__ __forceinline__ void finish_tile(const typename S::Args &args, Acc (&
 #pragma unroll
         for (int r = 0; r < S::TOKENS / 2; r++) acc[b][r] = W::finish(acc[b][r]);
     if constexpr (S::RANK == 0) {
-        store_tile<S, Acc>(args, acc, shared, channel, block, owner, i0, thread);
+        store_tile<S>(args, acc, shared, channel, block, owner, i0, thread);
     } else {
         typedef typename S::Scaled Scaled;
         float sums[S::BLOCKS][S::TOKENS / 2];
@@ -195,6 +214,6 @@ __device__ __forceinline__ void finish_tile(const typename S::Args &args, Acc (&
                 if (first < (S::N + 63) / 64 * 64) Branch<S>::add(sums[b], (const uint8_t *)args.buffers[S::U], first, shared_address(t), lane);
             }
         }
-        store_tile<S, float>(args, sums, shared, channel, block, owner, i0, thread);
+        store_tile<S>(args, sums, shared, channel, block, owner, i0, thread);
     }
 }

@@ -4,8 +4,7 @@
 
 template <class S, class W> __device__ void gemm_mma(const typename S::Args &args) {
     typedef typename S::Acc Acc;
-    extern __shared__ __align__(128) uint8_t shared[];
-    uint8_t *t = shared, *ring = shared + S::T_BYTES;
+    uint8_t *t = shared_memory, *ring = shared_memory + S::T_BYTES;
     constexpr int STAGE = S::TOKENS * 128;
     int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     int channel = blockIdx.y * S::CHANNELS, i0 = blockIdx.x * S::TOKENS, block = warp * S::BLOCKS;
@@ -22,8 +21,8 @@ template <class S, class W> __device__ void gemm_mma(const typename S::Args &arg
     typename W::Raw raw[2][S::BLOCKS];
 #pragma unroll
     for (int b = 0; b < S::BLOCKS; b++) W::template load<false>(raw[0][b], weights[b], in_unit[b], lane);
-    launch_dependents();
-    grid_wait();
+    let_next_begin();
+    wait_for_previous();
 
     int atoms = (args.rows + 7) / 8, have = atoms - i0 / 8;
     if (have > S::TOKENS / 8) have = S::TOKENS / 8;

@@ -6,8 +6,7 @@
 
 template <class S, class W> __device__ void gemm_stream(const typename S::Args &args) {
     typedef typename S::Acc Acc;
-    extern __shared__ __align__(128) uint8_t shared[];
-    uint8_t *t = shared, *tokens = shared + S::T_BYTES;
+    uint8_t *t = shared_memory, *tokens = shared_memory + S::T_BYTES;
     int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, block = warp % 4, phase = warp / 4;
     int unit = blockIdx.y, i0 = blockIdx.x * S::TOKENS;
     int begin = S::CHUNKS * blockIdx.z / S::SPLIT, end = S::CHUNKS * (blockIdx.z + 1) / S::SPLIT;
@@ -19,8 +18,8 @@ template <class S, class W> __device__ void gemm_stream(const typename S::Args &
         int c = begin + phase + d * S::PHASES;
         if (c < end) W::template load<false>(raw[d][0], weights + (int64_t)c * W::CHUNK, block, lane);
     }
-    launch_dependents();
-    grid_wait();
+    let_next_begin();
+    wait_for_previous();
 
     int atoms = (args.rows + 7) / 8, have = atoms - i0 / 8;
     if (have > S::TOKENS / 8) have = S::TOKENS / 8;

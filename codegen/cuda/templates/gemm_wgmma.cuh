@@ -37,7 +37,7 @@ template <class S, class W> __device__ __forceinline__ void gemm_wgmma_fetch(con
     };
     constexpr int AHEAD = S::STAGES < S::CHUNKS ? S::STAGES : S::CHUNKS;
     for (int c = 0; c < AHEAD; c++) fetch_weights(c); // no other kernel writes weights
-    grid_wait();
+    wait_for_previous();
     for (int c = 0; c < AHEAD; c++) fetch_tokens(c);
     for (int c = AHEAD; c < S::CHUNKS; c++) {
         mbarrier_wait(empty + 8 * (c % S::STAGES), (c / S::STAGES - 1) & 1);
@@ -49,8 +49,7 @@ template <class S, class W> __device__ __forceinline__ void gemm_wgmma_fetch(con
 template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &args) {
     typedef typename S::Acc Acc;
     typedef Ring<S, W> R;
-    extern __shared__ __align__(1024) uint8_t shared_base[];
-    uint8_t *shared = shared_base + (1024 - shared_address(shared_base) % 1024) % 1024; // the same in every block of a cluster
+    uint8_t *shared = shared_memory + (1024 - shared_address(shared_memory) % 1024) % 1024; // the same in every block of a cluster
     uint8_t *t = shared + S::STAGES * R::STAGE;
     uint32_t ring = shared_address(shared), full = ring + S::STAGES * R::STAGE + S::T_BYTES, empty = full + 8 * S::STAGES;
     int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
@@ -65,15 +64,16 @@ template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &a
         cluster_barrier();
     else
         __syncthreads();
-    launch_dependents();
+    let_next_begin();
 
     if (warp == 4 * S::GROUPS) {
         if (lane == 0) gemm_wgmma_fetch<S, W>(args, ring, full, empty);
     } else {
         int group = warp / 4, block = warp % 4, i0 = blockIdx.x * S::TOKENS, channel = blockIdx.y * S::CHANNELS;
         if constexpr (S::RANK > 0) {
-            grid_wait();
+            wait_for_previous();
             Branch<S>::stage(args.buffers[S::T], i0, args.rows, t, thread, S::THREADS);
+            barrier(1, S::THREADS);
         }
         Acc acc[1][S::TOKENS / 2];
 #pragma unroll
@@ -100,7 +100,7 @@ template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &a
         }
         if constexpr (S::CHUNKS % 2) step(S::CHUNKS - 1, a[0]);
         wgmma_wait<0>();
-        grid_wait(); // the epilogue reads what other kernels wrote
+        wait_for_previous(); // the epilogue reads what other kernels wrote
         finish_tile<S, W>(args, acc, shared, t, channel, group * 4 + block, true, i0, thread);
     }
     if (S::CLUSTER > 1) cluster_barrier(); // no block leaves while another may write to its memory

@@ -1,0 +1,74 @@
+/* GEMM of few rows (templates/gemm_stream.cuh): weights streamed from memory into registers. */
+#include "base/size.h"
+#include "codegen/cuda/gemm.h"
+
+typedef struct plan {
+    cu_gemm_tile tile;
+    int warps, split, depth;
+    int64_t chunks, shared, units; /* chunks of k a block at most; blocks of 64 channels */
+} plan;
+
+static plan plan_of(const kir_kernel *kernel, const syl_cuda_variant *variant) {
+    plan p = {.warps = cu_param(variant, "warps"), .split = cu_param(variant, "split")};
+    int tokens = cu_param(variant, "tokens");
+    cu_layout l = cu_gemm_layout(kernel);
+    p.tile = (cu_gemm_tile){
+        .tokens = tokens, .channels = 64, .blocks = 1, .threads = p.warps * 32, .at_once = tokens};
+    p.chunks = syl_ceil_div(l.chunks, p.split);
+    p.units = syl_ceil_div(kernel->gemm.n, 64);
+    p.depth = l.data >= 8192 ? 4 : 6;
+    int64_t tokens_bytes = p.chunks * tokens * 128, parts = (p.warps / 4 - 1) * 4 * (tokens / 2) * 128;
+    p.shared = cu_gemm_stage_bytes(&p.tile);
+    if (tokens_bytes > p.shared) p.shared = tokens_bytes;
+    if (parts > p.shared) p.shared = parts;
+    p.shared += cu_gemm_branch_bytes(kernel, tokens);
+    return p;
+}
+
+bool cu_fits_gemm_stream(const kir_kernel *kernel, const syl_cuda_target *target,
+                         const syl_cuda_variant *variant) {
+    if (!cu_gemm_fits(kernel)) return false;
+    plan p = plan_of(kernel, variant);
+    int64_t chunks = cu_gemm_layout(kernel).chunks;
+    if (cu_gemm_is_float(kernel) && (p.warps != 4 || p.split != 1)) return false;
+    return p.split * (p.warps / 4) <= chunks && p.shared + 64 <= target->shared;
+}
+
+enum { MAX_BLOCKS_X = 64 }; /* where blocks share k: counters are there for so many */
+
+syl_status cu_emit_gemm_stream(cu_source *s) {
+    plan p = plan_of(s->kernel, s->variant);
+    s->launch->threads = p.warps * 32;
+    s->launch->shared = p.shared;
+    s->launch->rows_per_block = p.tile.tokens;
+    s->launch->blocks_y = p.units;
+    s->launch->blocks_z = p.split;
+    if (p.split > 1) {
+        s->launch->counters = syl_ceil_div(4 * p.units * MAX_BLOCKS_X, 256) * 256;
+        s->launch->workspace_block = 64 * p.tile.tokens * 4;
+        s->launch->max_rows = p.tile.tokens * MAX_BLOCKS_X;
+    }
+    p.tile.more = syl_arena_printf(
+        s->arena,
+        "    static constexpr int PHASES = %d, SPLIT = %d, DEPTH = %d, ALL_THREADS = %d, COUNTERS = %lld;\n",
+        p.warps / 4, p.split, p.depth, p.warps * 32, (long long)s->launch->counters);
+    return cu_gemm_print(s, &p.tile, "gemm_stream");
+}
+
+/* Time to read the weights once for each block of rows; fewer bytes in flight than the memory's latency wants slow it down. */
+double cu_cost_gemm_stream(const kir_kernel *kernel, const syl_cuda_target *target,
+                           const syl_cuda_variant *variant, int64_t rows) {
+    plan p = plan_of(kernel, variant);
+    cu_rates rates = cu_rates_of(target);
+    int64_t x = syl_ceil_div(rows, p.tile.tokens);
+    double bytes = cu_gemm_weight_bytes(kernel), blocks = (double)(p.units * p.split * x);
+    double in_flight = blocks * p.warps * p.depth * (double)cu_gemm_layout(kernel).data / 4 * 0.7;
+    double wanted = rates.bytes * 1.0e-6;
+    double speed = in_flight < wanted ? in_flight / wanted : 1;
+    double reduce = p.split > 1 ? 1.5e-6 + (double)p.split * 0.05e-6 : 0;
+    double chain = (double)p.chunks / (p.warps / 4.0) * 0.06e-6 * p.tile.tokens /
+                   8; /* mma of one warp, one behind the other */
+    double waves = syl_ceil_div((int64_t)blocks, target->sms * (p.shared > 100 << 10 ? 1 : 2));
+    double stream = bytes * (double)x / (rates.bytes * speed), compute = chain * waves;
+    return 2e-6 + reduce + (stream > compute ? stream : compute);
+}
