@@ -19,7 +19,6 @@
 PENDING(gemm_stream)
 PENDING(gemm_mma)
 PENDING(gemm_wgmma)
-PENDING(rows)
 PENDING(gemm_simt)
 PENDING(attention)
 PENDING(full_attention)
