@@ -16,7 +16,6 @@
         return syl_error(s->diag, SYL_ERR_internal, SYL_NOWHERE, "kernel '%s': this family fits no kernel",  \
                          s->kernel->name);                                                                   \
     }
-PENDING(rows)
 PENDING(gemm_simt)
 PENDING(attention)
 PENDING(full_attention)

@@ -1,5 +1,8 @@
 // What all kernels share: types, launching, number formats, elementary functions, addresses. docs/numerics.md has the formulas; the host's code
 // spells the same ones. Compiled without fast math and with -fmad=false: a product and a sum become one fma only where it says __fmaf_rn.
+#ifdef __CUDACC_RTC__
+#pragma nv_diag_suppress 177, 550 // printed code may name what it then has no use for
+#endif
 
 typedef signed char int8_t;
 typedef unsigned char uint8_t;

@@ -1,0 +1,475 @@
+/* Row-wise kernels: a row's columns in the registers of its threads, one array an instruction, all indices constant.
+ *
+ * Instructions are printed when something needs them: stores, appends and projections in the body's order ask for their operands. After a
+ * transform the row lies in another layout; what is needed there is computed again from its loads, or exchanged where it stands on a transform. */
+#include "codegen/cuda/rows.h"
+#include <math.h>
+#include <string.h>
+#include "base/size.h"
+
+enum { unrolled_registers = 64 }; /* wider rows are kept in local memory, by loops */
+
+/* ---- printing ---- */
+
+const char *rows_suffix(rows_state *r, int layout) {
+    return layout ? syl_arena_printf(r->s->arena, "_%d[e]", layout) : "[e]";
+}
+
+const char *rows_array(rows_state *r, int inst, int layout) {
+    return layout ? syl_arena_printf(r->s->arena, "v%d_%d", inst, layout)
+                  : syl_arena_printf(r->s->arena, "v%d", inst);
+}
+
+void rows_sync(rows_state *r) {
+    syl_text_printf(r->s->out, "    %s;\n", r->shape.threads > 32 ? "__syncthreads()" : "__syncwarp()");
+    r->busy = false;
+}
+
+void rows_before_writing(rows_state *r) {
+    if (r->busy) rows_sync(r);
+}
+
+const char *rows_live(rows_state *r, int layout) {
+    const rows_layout *l = &r->layouts[layout];
+    if (l->groups % r->shape.threads == 0) return "true";
+    return syl_arena_printf(r->s->arena, "t + n * %d < %lld", r->shape.threads, (long long)l->groups);
+}
+
+int rows_use_layout(rows_state *r, const rows_layout *layout) {
+    for (int i = 0; i < r->n_layouts; i++) {
+        const rows_layout *l = &r->layouts[i];
+        if (l->r == layout->r && l->w == layout->w && l->stride == layout->stride) return i;
+    }
+    int number = r->n_layouts++;
+    r->layouts[number] = *layout;
+    long long span = layout->stride * layout->r, columns = layout->stride / layout->w;
+    syl_text_printf(r->s->out,
+                    "\n    // layout %d: %d groups of %d x %d columns, %lld apart\n    int c%d[%d];\n"
+                    "    #pragma unroll\n    for (int n = 0; n < %d; n++) {\n        int g = t + n * %d;\n",
+                    number, layout->n, layout->r, layout->w, (long long)layout->stride, number, layout->n,
+                    layout->n, r->shape.threads);
+    if (columns == 1)
+        syl_text_printf(r->s->out, "        c%d[n] = g * %lld;\n    }\n", number, span);
+    else
+        syl_text_printf(r->s->out, "        c%d[n] = g / %lld * %lld + g %% %lld * %d;\n    }\n", number,
+                        columns, span, columns, layout->w);
+    return number;
+}
+
+/* The loops over a layout's runs of w neighbours: `body` sees column j and the first register e of each. */
+static void print_runs(rows_state *r, int layout, const char *guard, const char *body,
+                       const char *otherwise) {
+    const rows_layout *l = &r->layouts[layout];
+    syl_text_printf(r->s->out,
+                    "    UNROLL\n    for (int n = 0; n < %d; n++)\n        UNROLL\n        for (int k = 0; k "
+                    "< %d; k++) {\n"
+                    "            const int j = c%d[n] + k * %lld, e = (n * %d + k) * %d;\n",
+                    l->n, l->r, layout, (long long)l->stride, l->r, l->w);
+    const char *live = rows_live(r, layout);
+    bool always = !strcmp(live, "true") && !guard;
+    if (always)
+        syl_text_printf(r->s->out, "            %s\n", body);
+    else
+        syl_text_printf(r->s->out, "            if (%s%s%s) {\n                %s\n            }\n",
+                        guard ? guard : "", guard ? " && " : "", live, body);
+    if (otherwise && !always)
+        syl_text_printf(r->s->out, "            else {\n                %s\n            }\n", otherwise);
+    syl_text_printf(r->s->out, "        }\n");
+}
+
+/* ---- exchanges ---- */
+
+/* p(base + k * stride) = p(base) + p(k * stride): no carry of base and k * stride crosses a multiple of m. */
+static bool separates(const rows_layout *l, int64_t m) {
+    return l->r * l->stride % m == 0 && (l->stride % m == 0 || m % l->stride == 0);
+}
+
+static void exchange(rows_state *r, int layout, const char *name, rows_padding p, bool write) {
+    const rows_layout *l = &r->layouts[layout];
+    const char *pad = syl_arena_printf(r->s->arena, "padded<%d, %d, %d>", p.a, p.shift, p.b);
+    bool apart = separates(l, 32) && separates(l, (int64_t)1 << p.shift);
+    bool words = l->w > 1 && l->stride % l->w == 0;
+    const char *at = l->r == 1 ? syl_arena_printf(r->s->arena, "%s(c%d[n])", pad, layout)
+                     : apart   ? syl_arena_printf(r->s->arena, "%s(c%d[n]) + %s(k * %lld)", pad, layout, pad,
+                                                  (long long)l->stride)
+                               : syl_arena_printf(r->s->arena, "%s(j)", pad);
+    const char *body = words && write
+                           ? syl_arena_printf(r->s->arena, "put<%d>(row + %s, &%s[e]);", l->w, at, name)
+                       : words ? syl_arena_printf(r->s->arena, "get<%d>(row + %s, &%s[e]);", l->w, at, name)
+                       : write ? syl_arena_printf(r->s->arena, "row[%s] = %s[e];", at, name)
+                               : syl_arena_printf(r->s->arena, "%s[e] = row[%s];", name, at);
+    const char *none =
+        syl_arena_printf(r->s->arena, "UNROLL for (int m = 0; m < %d; m++) %s[e + m] = 0;", l->w, name);
+    print_runs(r, layout, NULL, body, write ? NULL : none);
+}
+
+void rows_write(rows_state *r, int layout, const char *name, rows_padding padding) {
+    rows_before_writing(r);
+    exchange(r, layout, name, padding, true);
+}
+
+void rows_read(rows_state *r, int layout, const char *name, rows_padding padding) {
+    exchange(r, layout, name, padding, false);
+    r->busy = true;
+}
+
+void rows_publish(rows_state *r, int layout, const char *name) {
+    rows_write(r, layout, name, (rows_padding){0, 5, 0});
+    rows_sync(r);
+    r->busy = true;
+}
+
+/* ---- instructions ---- */
+
+static bool is_transform(kir_op op) {
+    return op == KIR_hadamard || op == KIR_rope || op == KIR_head_norm;
+}
+
+/* Computing it again would mean transforming again. */
+static bool stands_on_transform(const kir_kernel *k, int inst) {
+    const kir_inst *p = &k->body.p[inst];
+    if (p->role != KIR_ELEM) return false;
+    if (is_transform(p->op)) return true;
+    for (int a = 0; a < kir_ops[p->op].args; a++)
+        if (stands_on_transform(k, p->args[a])) return true;
+    return false;
+}
+
+static bool *have(rows_state *r, int layout, int inst) {
+    return &r->have[(size_t)layout * r->s->kernel->body.n + (size_t)inst];
+}
+
+static void declare(rows_state *r, int inst, int layout) {
+    syl_text_printf(r->s->out, "    %s %s[%d];\n", cu_register_type(r->s->kernel->body.p[inst].type),
+                    rows_array(r, inst, layout), rows_registers(&r->layouts[layout]));
+}
+
+/* Whether runs of w neighbours may be read or written as a whole where the buffer begins at a multiple of 16 bytes. */
+static bool whole_runs(const kir_buffer *buffer, int w) {
+    int bytes = w * cu_elem_bytes(buffer->elem), unit = bytes < 16 ? bytes : 16;
+    return w > 1 && buffer->elem != KIR_F64 &&
+           (buffer->shape == KIR_PER_COL || buffer->stride * cu_elem_bytes(buffer->elem) % unit == 0);
+}
+
+static void print_load(rows_state *r, int inst, int layout) {
+    cu_source *s = r->s;
+    const kir_inst *p = &s->kernel->body.p[inst];
+    const kir_buffer *b = &s->kernel->buffers.p[p->buffer];
+    const rows_layout *l = &r->layouts[layout];
+    const char *name = rows_array(r, inst, layout);
+    const char *row = p->op == KIR_load_at ? cu_name(s, p->args[0], "") : "i";
+    const char *from = p->op == KIR_load_col
+                           ? "j"
+                           : syl_arena_printf(s->arena, "(int64_t)%s * %lld + j", row, (long long)b->stride);
+    declare(r, inst, layout);
+    const char *body = syl_arena_printf(
+        s->arena, "load_some<%d>((const %s *)args.buffers[%d] + %s, %s, &%s[e]);", l->w,
+        cu_elem_type(b->elem), p->buffer, from,
+        whole_runs(b, l->w) ? syl_arena_printf(s->arena, "aligned%d", p->buffer) : "false", name);
+    const char *none =
+        syl_arena_printf(s->arena, "UNROLL for (int m = 0; m < %d; m++) %s[e + m] = 0;", l->w, name);
+    print_runs(r, layout, NULL, body, none);
+}
+
+static void print_table(rows_state *r, int inst, int of, int layout) {
+    cu_source *s = r->s;
+    const rows_layout *l = &r->layouts[layout];
+    const char *name = rows_array(r, inst, layout);
+    declare(r, inst, layout);
+    int table = s->kernel->body.p[of].table;
+    const char *body = syl_arena_printf(
+        s->arena, "UNROLL for (int m = 0; m < %d; m++) %s[e + m] = table%d[j + m];", l->w, name, table);
+    const char *none =
+        syl_arena_printf(s->arena, "UNROLL for (int m = 0; m < %d; m++) %s[e + m] = 0;", l->w, name);
+    print_runs(r, layout, NULL, body, none);
+}
+
+static syl_status print_scalar(rows_state *r, int inst, int layout) {
+    cu_source *s = r->s;
+    const kir_inst *p = &s->kernel->body.p[inst];
+    syl_text expression = {.arena = s->arena};
+    cu_place place = {"i", "j", rows_suffix(r, layout)};
+    if (!cu_expression(s, inst, &place, &expression))
+        return syl_error(s->diag, SYL_ERR_internal, SYL_NOWHERE, "kernel '%s': no CUDA code for '%s'",
+                         s->kernel->name, kir_ops[p->op].name);
+    if (p->role == KIR_UNIFORM || p->role == KIR_ROW) {
+        syl_text_printf(s->out, "    const %s v%d = %s;\n", cu_register_type(p->type), inst, expression.p);
+        return SYL_OK;
+    }
+    declare(r, inst, layout);
+    syl_text_printf(s->out, "    UNROLL\n    for (int e = 0; e < %d; e++) %s[e] = %s;\n",
+                    rows_registers(&r->layouts[layout]), rows_array(r, inst, layout), expression.p);
+    return SYL_OK;
+}
+
+static void print_move(rows_state *r, int inst, int from, int to) {
+    rows_padding padding =
+        rows_choose_padding(&r->layouts[from], &r->layouts[to], r->shape.threads, r->shape.row_floats);
+    rows_write(r, from, rows_array(r, inst, from), padding);
+    rows_sync(r);
+    declare(r, inst, to);
+    rows_read(r, to, rows_array(r, inst, to), padding);
+}
+
+static int layout_with(rows_state *r, int inst) {
+    for (int l = 0; l < r->n_layouts; l++)
+        if (*have(r, l, inst)) return l;
+    return -1;
+}
+
+static bool is_scalar(const kir_inst *p) {
+    return p->role == KIR_UNIFORM || p->role == KIR_ROW;
+}
+
+static syl_status need_transform(rows_state *r, int inst);
+
+/* Prints the transforms that a value stands on; where the last one's result lies is current then. */
+static syl_status settle(rows_state *r, int inst) {
+    const kir_inst *p = &r->s->kernel->body.p[inst];
+    if (p->role != KIR_ELEM) return SYL_OK;
+    if (is_transform(p->op)) {
+        if (layout_with(r, inst) < 0) return need_transform(r, inst);
+        r->current = layout_with(r, inst);
+        return SYL_OK;
+    }
+    for (int a = 0; a < kir_ops[p->op].args; a++) SYL_TRY(settle(r, p->args[a]));
+    return SYL_OK;
+}
+
+syl_status rows_need_row(rows_state *r, int inst) {
+    const kir_inst *p = &r->s->kernel->body.p[inst];
+    if (*have(r, 0, inst)) return SYL_OK;
+    if (p->op == KIR_reduce_sum || p->op == KIR_reduce_max) {
+        SYL_TRY(settle(r, p->args[0]));
+        SYL_TRY(rows_need(r, p->args[0], r->current));
+        rows_reduce(r, inst);
+    } else {
+        for (int a = 0; a < kir_ops[p->op].args; a++) SYL_TRY(rows_need_row(r, p->args[a]));
+        SYL_TRY(print_scalar(r, inst, 0));
+    }
+    *have(r, 0, inst) = true;
+    return SYL_OK;
+}
+
+static syl_status need_transform(rows_state *r, int inst) {
+    const kir_inst *p = &r->s->kernel->body.p[inst];
+    SYL_TRY(settle(r, p->args[0]));
+    if (p->op == KIR_hadamard) r->current = 0; /* transforms begin at home */
+    SYL_TRY(rows_need(r, p->args[0], r->current));
+    if (p->op == KIR_hadamard) SYL_TRY(rows_hadamard(r, inst));
+    if (p->op == KIR_rope) rows_rope(r, inst);
+    if (p->op == KIR_head_norm) rows_head_norm(r, inst);
+    *have(r, r->current, inst) = true;
+    return SYL_OK;
+}
+
+syl_status rows_need(rows_state *r, int inst, int layout) {
+    const kir_kernel *k = r->s->kernel;
+    const kir_inst *p = &k->body.p[inst];
+    if (is_scalar(p)) return rows_need_row(r, inst);
+    if (*have(r, layout, inst)) return SYL_OK;
+    if (is_transform(p->op) && layout_with(r, inst) < 0) {
+        SYL_TRY(need_transform(r, inst));
+        if (*have(r, layout, inst)) return SYL_OK;
+    }
+    int there = layout_with(r, inst);
+    if (there >= 0 && stands_on_transform(k, inst)) {
+        if (p->type == KIR_F64)
+            return syl_error(r->s->diag, SYL_ERR_internal, SYL_NOWHERE, "kernel '%s': a transform of f64",
+                             k->name);
+        print_move(r, inst, there, layout);
+    } else if (p->op == KIR_load || p->op == KIR_load_at || p->op == KIR_load_col) {
+        if (p->op == KIR_load_at) SYL_TRY(rows_need_row(r, p->args[0]));
+        print_load(r, inst, layout);
+    } else if (p->op == KIR_table || (p->op == KIR_to_f32 && k->body.p[p->args[0]].op == KIR_table)) {
+        print_table(r, inst, p->op == KIR_table ? inst : p->args[0], layout);
+    } else {
+        for (int a = 0; a < kir_ops[p->op].args; a++) SYL_TRY(rows_need(r, p->args[a], layout));
+        SYL_TRY(print_scalar(r, inst, layout));
+    }
+    *have(r, layout, inst) = true;
+    return SYL_OK;
+}
+
+/* ---- effects ---- */
+
+static void print_store(rows_state *r, int inst, int layout) {
+    cu_source *s = r->s;
+    const kir_inst *p = &s->kernel->body.p[inst];
+    const kir_buffer *b = &s->kernel->buffers.p[p->buffer];
+    int w = r->layouts[layout].w, size = cu_elem_bytes(b->elem);
+    const char *type = cu_elem_type(b->elem), *name = rows_array(r, p->args[0], layout);
+    if (b->shape != KIR_TILED) {
+        print_runs(r, layout, "alive",
+                   syl_arena_printf(
+                       s->arena,
+                       "store_some<%d>((%s *)args.buffers[%d] + (int64_t)i * %lld + j, %s, &%s[e]);", w, type,
+                       p->buffer, (long long)b->stride,
+                       whole_runs(b, w) ? syl_arena_printf(s->arena, "aligned%d", p->buffer) : "false", name),
+                   NULL);
+        return;
+    }
+    int unit = w * size > 16 ? 16 / size : w; /* neighbours that the swizzle keeps together */
+    print_runs(r, layout, "alive",
+               syl_arena_printf(
+                   s->arena,
+                   "UNROLL for (int m = 0; m < %d; m += %d) store_some<%d>((%s *)((char *)args.buffers[%d] + "
+                   "tiled(i, (j + m) * %d, args.rows)), true, &%s[e + m]);",
+                   w, unit, unit, type, p->buffer, size, name),
+               NULL);
+    int64_t bytes = b->cols * size, padded = syl_ceil_div(bytes, KIR_ATOM_BYTES) * KIR_ATOM_BYTES;
+    if (padded > bytes)
+        syl_text_printf(
+            s->out,
+            "    if (alive) // zeros up to whole atoms\n        for (int b = %lld + t; b < %lld; b += %d)\n"
+            "            *((char *)args.buffers[%d] + tiled(i, b, args.rows)) = 0;\n",
+            (long long)bytes, (long long)padded, r->shape.threads, p->buffer);
+}
+
+static syl_status print_effect(rows_state *r, int inst) {
+    cu_source *s = r->s;
+    const kir_inst *p = &s->kernel->body.p[inst];
+    if (p->op == KIR_store_row) {
+        SYL_TRY(rows_need_row(r, p->args[0]));
+        syl_text expression = {.arena = s->arena};
+        cu_place place = {"i", "0", ""};
+        cu_expression(s, inst, &place, &expression);
+        syl_text_printf(s->out, "    if (alive && t == 0) %s;\n", expression.p);
+        return SYL_OK;
+    }
+    const kir_inst *value = &s->kernel->body.p[p->args[0]];
+    if (is_scalar(value))
+        return syl_error(s->diag, SYL_ERR_internal, SYL_NOWHERE,
+                         "kernel '%s': a row's value stored as elements", s->kernel->name);
+    SYL_TRY(settle(r, p->args[0]));
+    SYL_TRY(rows_need(r, p->args[0], r->current));
+    switch (p->op) {
+    case KIR_store:
+        print_store(r, inst, r->current);
+        return SYL_OK;
+    case KIR_project:
+        rows_project(r, inst);
+        return SYL_OK;
+    default:
+        SYL_TRY(rows_need_row(r, p->args[1]));
+        SYL_TRY(rows_need_row(r, p->args[2]));
+        if (p->op == KIR_append_k || p->op == KIR_append_v)
+            rows_append(r, inst);
+        else
+            rows_append_codes(r, inst);
+        return SYL_OK;
+    }
+}
+
+/* ---- the kernel ---- */
+
+/* Shared memory of a block, in floats: rows, then partial results of each reduction. */
+static int64_t shared_floats(const rows_shape *shape, int rows) {
+    return rows * (shape->row_floats + (int64_t)shape->reductions * (shape->threads / 32));
+}
+
+static int rows_of_block(const rows_shape *shape, const syl_cuda_variant *variant) {
+    int rows = cu_param(variant, "threads") / shape->threads,
+        least = shape->threads < 32 ? 32 / shape->threads : 1;
+    return rows / least * least;
+}
+
+bool cu_fits_rows(const kir_kernel *kernel, const syl_cuda_target *target, const syl_cuda_variant *variant) {
+    if (kernel->kind != KIR_ROWS) return false;
+    rows_shape shape = rows_shape_of(kernel);
+    int threads = cu_param(variant, "threads"), rows = rows_of_block(&shape, variant);
+    bool shared = shared_floats(&shape, rows) * 4 <= target->shared;
+    if (rows >= 1 && shared) return true;
+    /* a row that no shared memory holds is exchanged through the workspace, one row a block */
+    int64_t one = shape.threads < 32 ? 32 / shape.threads : 1;
+    bool least = rows == one || (rows < 1 && threads == 1024);
+    return least && shared_floats(&shape, (int)one) * 4 > target->shared;
+}
+
+double cu_cost_rows(const kir_kernel *kernel, const syl_cuda_target *target, const syl_cuda_variant *variant,
+                    int64_t rows) {
+    rows_shape shape = rows_shape_of(kernel);
+    int together = rows_of_block(&shape, variant), threads = together * shape.threads;
+    if (together < 1) together = 1, threads = shape.threads;
+    int64_t bytes = 0;
+    for (size_t i = 0; i < kernel->buffers.n; i++)
+        bytes += kernel->buffers.p[i].cols * cu_elem_bytes(kernel->buffers.p[i].elem);
+    /* blocks in flight on a multiprocessor, at most 2048 threads of them; small blocks spread a few rows over more multiprocessors */
+    double blocks = (double)syl_ceil_div(rows, together), resident = 2048.0 / threads;
+    if (resident > 16) resident = 16;
+    double waves = ceil(blocks / (target->sms * resident)), row = (double)bytes / 20e9;
+    return 2e-6 + (waves - 1) * row * together * resident + row * together + 1e-9 * together +
+           (threads < 128 ? 1e-9 : 0);
+}
+
+static void print_prologue(rows_state *r, bool in_shared) {
+    cu_source *s = r->s;
+    int t = r->shape.threads, rows = r->rows_per_block, threads = t * rows;
+    int blocks = 65536 / threads / 2 >= r->shape.registers * 8 / 5 + 40 ? 2 : 1;
+    syl_text_printf(
+        s->out,
+        "\nextern \"C\" __global__ void __launch_bounds__(%d, %d) %s(const __grid_constant__ Args args) {\n",
+        threads, blocks, s->launch->entry);
+    if (rows == 1)
+        syl_text_printf(s->out, "    const int t = threadIdx.x, part = 0, number = blockIdx.x;\n");
+    else
+        syl_text_printf(s->out,
+                        "    const int t = threadIdx.x %% %d, part = threadIdx.x / %d, number = blockIdx.x * "
+                        "%d + part;\n",
+                        t, t, rows);
+    syl_text_printf(s->out, "    const bool alive = number < args.rows;\n"
+                            "    const int i = alive ? number : args.rows - 1; // the others compute the "
+                            "last row, and store nothing\n");
+    if (!in_shared)
+        syl_text_printf(
+            s->out, "    float *row = (float *)args.workspace + ((int64_t)blockIdx.x * %d + part) * %lld;\n",
+            rows, (long long)r->shape.row_floats);
+    else if (r->shape.exchanges)
+        syl_text_printf(s->out, "    float *row = (float *)shared_memory + part * %lld;\n",
+                        (long long)r->shape.row_floats);
+    if (r->shape.reductions)
+        syl_text_printf(s->out, "    float *partial = (float *)shared_memory + %lld + part * %d;\n",
+                        in_shared ? (long long)(rows * r->shape.row_floats) : 0LL,
+                        r->shape.reductions * (t / 32));
+    for (size_t b = 0; b < s->kernel->buffers.n; b++) {
+        const kir_buffer *buffer = &s->kernel->buffers.p[b];
+        if (buffer->shape == KIR_MATRIX || buffer->shape == KIR_PER_COL)
+            syl_text_printf(s->out, "    const bool aligned%zu = is_aligned(args.buffers[%zu], 16);\n", b, b);
+    }
+    syl_text_printf(s->out, "    let_next_begin();\n    wait_for_previous();\n");
+}
+
+static bool has_effect(kir_op op) {
+    return kir_ops[op].role == KIR_NONE;
+}
+
+syl_status cu_emit_rows(cu_source *s) {
+    rows_state r = {.s = s, .shape = rows_shape_of(s->kernel)};
+    int n = (int)s->kernel->body.n;
+    r.rows_per_block = rows_of_block(&r.shape, s->variant);
+    r.have = SYL_NEW_ARRAY(s->arena, bool, (size_t)n *ROWS_LAYOUTS);
+    if (r.rows_per_block < 1) r.rows_per_block = 1;
+    bool in_shared = shared_floats(&r.shape, r.rows_per_block) * 4 <= s->target->shared;
+
+    cu_template(s, "rows.cuh");
+    cu_print_args(s);
+    SYL_TRY(rows_print_signs(&r));
+    syl_text_printf(s->out, "\n#define UNROLL %s\n",
+                    r.shape.registers <= unrolled_registers ? "_Pragma(\"unroll\")"
+                                                            : "_Pragma(\"unroll 1\")");
+    print_prologue(&r, in_shared);
+    rows_use_layout(&r, &r.shape.home);
+    for (int i = 0; i < n; i++)
+        if (has_effect(s->kernel->body.p[i].op)) SYL_TRY(print_effect(&r, i));
+    syl_text_printf(s->out, "}\n");
+
+    s->launch->threads = r.shape.threads * r.rows_per_block;
+    s->launch->rows_per_block = r.rows_per_block;
+    if (in_shared)
+        s->launch->shared = shared_floats(&r.shape, r.rows_per_block) * 4;
+    else {
+        s->launch->shared = (int64_t)r.shape.reductions * (r.shape.threads / 32) * 4 * r.rows_per_block;
+        s->launch->workspace_block = r.rows_per_block * r.shape.row_floats * 4;
+    }
+    return SYL_OK;
+}

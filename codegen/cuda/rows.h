@@ -1,0 +1,98 @@
+/* Private to the files rows*.c: how a row lies in the registers of its threads, and what is being printed.
+ *
+ * A row has a fixed number of threads, which depends on the kernel alone: so every sum has one order, however many rows share a block. The
+ * columns of a row lie in registers by a layout. Work that needs neighbours goes through an exchange: all write a layout to the row's shared memory and read
+ * another one. */
+#ifndef SYL_CODEGEN_CUDA_ROWS_H
+#define SYL_CODEGEN_CUDA_ROWS_H
+
+#include "codegen/cuda/emit.h"
+
+/* A group has r x w columns, column (k, m) at base + k * stride + m; base = (g / (stride / w)) * r * stride + g % (stride / w) * w. Thread t has the groups
+ * t, t + threads, ...: n of them, the last ones may not exist. Register e = (group * r + k) * w + m. */
+typedef struct rows_layout {
+    int r, w, n;
+    int64_t stride, groups;
+} rows_layout;
+
+static inline int rows_registers(const rows_layout *l) {
+    return l->n * l->r * l->w;
+}
+
+/* One step of a transform: an exchange to its layout (but for the first, which is at home), then sums in registers. */
+typedef struct rows_pass {
+    rows_layout layout;
+    enum { PASS_NOTHING, PASS_BUTTERFLY, PASS_DENSE, PASS_LARGE } kind;
+    int low;       /* butterflies over so many neighbours (w), 1: none */
+    int high;      /* and over r, where that is the pass's factor; 1: none */
+    int lanes;     /* and over so many neighbouring groups, by shuffles */
+    int order;     /* dense and large */
+    int64_t inner; /* large: the stride of the factor */
+} rows_pass;
+
+enum { ROWS_PASSES = 16, ROWS_LAYOUTS = 24 };
+
+/* Where float j of an exchanged row lies: j + (j >> 5) * a + (j >> shift) * b. */
+typedef struct rows_padding {
+    int a, shift, b;
+} rows_padding;
+
+/* What is fixed for a kernel: rows_layout.c. */
+typedef struct rows_shape {
+    int threads; /* of a row: a power of two below 32, else a multiple of 32 */
+    int vector;  /* neighbours a thread loads at once */
+    rows_layout home;
+    int reductions;     /* with a place of their own in shared memory */
+    bool exchanges;     /* some instruction needs the row in shared memory */
+    int64_t row_floats; /* of the row in shared memory, with padding */
+    int registers;      /* of the widest layout */
+} rows_shape;
+rows_shape rows_shape_of(const kir_kernel *kernel);
+rows_layout rows_make_layout(int64_t cols, int threads, int r, int64_t stride, int w);
+int rows_plan_hadamard(const kir_kernel *kernel, const kir_inst *inst, int threads, int vector,
+                       rows_pass *passes);
+rows_padding rows_choose_padding(const rows_layout *from, const rows_layout *to, int threads,
+                                 int64_t row_floats);
+
+/* What is being printed. */
+typedef struct rows_state {
+    cu_source *s;
+    rows_shape shape;
+    int rows_per_block;
+    int current; /* layout of the code being printed */
+    rows_layout layouts[ROWS_LAYOUTS];
+    int n_layouts;
+    bool *have; /* [ROWS_LAYOUTS][body.n]: printed; rows and uniforms count in layout 0 */
+    bool busy;  /* the row in shared memory may still be read */
+    int reductions, exchanges;
+} rows_state;
+
+const char *rows_suffix(rows_state *r, int layout); /* "[e]", "_2[e]" */
+const char *rows_array(rows_state *r, int inst, int layout);
+void rows_sync(rows_state *r);
+void rows_before_writing(rows_state *r);                       /* a sync where the row is still being read */
+int rows_use_layout(rows_state *r, const rows_layout *layout); /* its number; declares its columns once */
+/* "t + n * 128 < 400", or "true". */
+const char *rows_live(rows_state *r, int layout);
+/* Array `name` of a layout's registers to or from the row in shared memory. */
+void rows_write(rows_state *r, int layout, const char *name, rows_padding padding);
+void rows_read(rows_state *r, int layout, const char *name, rows_padding padding);
+/* The row of registers `name` into shared memory without padding, and a sync: what rope and the like read. */
+void rows_publish(rows_state *r, int layout, const char *name);
+/* Makes sure that a value is printed, in a layout. */
+SYL_NODISCARD syl_status rows_need(rows_state *r, int inst, int layout);
+SYL_NODISCARD syl_status rows_need_row(rows_state *r, int inst);
+
+/* rows_hadamard.c: the tables of a kernel, before its function; the transform, whose result is in the layout that is current then. */
+SYL_NODISCARD syl_status rows_print_signs(rows_state *r);
+SYL_NODISCARD syl_status rows_hadamard(rows_state *r, int inst);
+/* rows_wide.c */
+void rows_reduce(rows_state *r, int inst);
+void rows_head_norm(rows_state *r, int inst);
+void rows_rope(rows_state *r, int inst);
+void rows_project(rows_state *r, int inst);
+/* rows_cache.c */
+void rows_append(rows_state *r, int inst);
+void rows_append_codes(rows_state *r, int inst);
+
+#endif

@@ -1,0 +1,168 @@
+/* Hadamard transforms of rows in registers: y = x H / sqrt(n), factor by factor of the Kronecker product H.
+ *
+ * Powers of two are butterflies: over neighbours in a thread, over lanes of a warp, over registers a stride apart. A dense factor adds and subtracts its inputs
+ * four at a time: the eight sums +-x0 +-x1 +-x2 +-x3 (up to sign) are made once and picked by every output. Factors above 64 read
+ * their inputs from shared memory, some outputs a thread. */
+#include <math.h>
+#include "base/hadamard.h"
+#include "codegen/cuda/rows.h"
+
+/* H[input][output], or its transpose. */
+static const int8_t *matrix_of(cu_source *s, int order, bool transpose) {
+    size_t n = (size_t)order;
+    int8_t *h = syl_arena_alloc(s->arena, n * n), *out = syl_arena_alloc(s->arena, n * n);
+    if (!syl_hadamard_matrix(order, h)) return NULL;
+    for (size_t a = 0; a < n; a++)
+        for (size_t b = 0; b < n; b++) out[a * n + b] = h[transpose ? b * n + a : a * n + b];
+    return out;
+}
+
+/* Which of the eight sums the signs of four inputs pick; *minus: its negative. */
+static int pick(const int8_t *h, int order, int input, int output, bool *minus) {
+    int first = h[input * order + output], pattern = 0;
+    for (int i = 1; i < 4; i++) pattern = 2 * pattern + (h[(input + i) * order + output] != first);
+    *minus = first < 0;
+    return pattern;
+}
+
+static syl_status print_dense(rows_state *r, int order, bool transpose) {
+    cu_source *s = r->s;
+    const int8_t *h = matrix_of(s, order, transpose);
+    if (!h)
+        return syl_error(s->diag, SYL_ERR_internal, SYL_NOWHERE,
+                         "kernel '%s': no Hadamard matrix of order %d", s->kernel->name, order);
+    syl_text_printf(s->out, "\n__device__ inline void dense%d%s(float *x) {\n    float y[%d], s[8];\n", order,
+                    transpose ? "t" : "", order);
+    for (int a = 0; a < order; a += 4) {
+        syl_text_printf(s->out, "    signed_sums(x[%d], x[%d], x[%d], x[%d], s);\n", a, a + 1, a + 2, a + 3);
+        for (int b = 0; b < order; b++) {
+            bool minus;
+            int sum = pick(h, order, a, b, &minus);
+            if (a == 0)
+                syl_text_printf(s->out, "%sy[%d] = %ss[%d];", b % 8 ? " " : "    ", b, minus ? "-" : "", sum);
+            else
+                syl_text_printf(s->out, "%sy[%d] %s= s[%d];", b % 8 ? " " : "    ", b, minus ? "-" : "+",
+                                sum);
+            if (b % 8 == 7 || b == order - 1) syl_text_printf(s->out, "\n");
+        }
+    }
+    syl_text_printf(s->out, "    #pragma unroll\n    for (int i = 0; i < %d; i++) x[i] = y[i];\n}\n", order);
+    return SYL_OK;
+}
+
+/* Bit r of word [part][input][r / 32]: output part * outputs + r takes the input's negative. */
+static syl_status print_large(rows_state *r, int order, int outputs, bool transpose) {
+    cu_source *s = r->s;
+    const int8_t *h = matrix_of(s, order, transpose);
+    if (!h)
+        return syl_error(s->diag, SYL_ERR_internal, SYL_NOWHERE,
+                         "kernel '%s': no Hadamard matrix of order %d", s->kernel->name, order);
+    syl_text_printf(s->out, "\n__device__ const uint32_t large%d%s[%d][%d][2] = {", order,
+                    transpose ? "t" : "", order / outputs, order);
+    for (int part = 0; part < order / outputs; part++) {
+        syl_text_printf(s->out, "\n    {");
+        for (int a = 0; a < order; a++) {
+            uint32_t words[2] = {0, 0};
+            for (int b = 0; b < outputs; b++)
+                if (h[a * order + part * outputs + b] < 0) words[b / 32] |= UINT32_C(1) << b % 32;
+            syl_text_printf(s->out, "{0x%x, 0x%x}, ", words[0], words[1]);
+        }
+        syl_text_printf(s->out, "},");
+    }
+    syl_text_printf(s->out, "\n};\n");
+    return SYL_OK;
+}
+
+syl_status rows_print_signs(rows_state *r) {
+    const kir_kernel *k = r->s->kernel;
+    bool done[2][2][SYL_HADAMARD_MAX_ORDER + 1] = {0};
+    for (size_t i = 0; i < k->body.n; i++) {
+        const kir_inst *inst = &k->body.p[i];
+        if (inst->op != KIR_hadamard) continue;
+        rows_pass passes[ROWS_PASSES];
+        int n = rows_plan_hadamard(k, inst, r->shape.threads, r->shape.vector, passes);
+        for (int p = 0; p < n; p++) {
+            bool large = passes[p].kind == PASS_LARGE, *seen = &done[large][inst->transpose][passes[p].order];
+            if (*seen || (!large && passes[p].kind != PASS_DENSE)) continue;
+            *seen = true;
+            if (large)
+                SYL_TRY(print_large(r, passes[p].order, passes[p].layout.r, inst->transpose));
+            else
+                SYL_TRY(print_dense(r, passes[p].order, inst->transpose));
+        }
+    }
+    return SYL_OK;
+}
+
+static void print_pass(rows_state *r, const rows_pass *p, int layout, const char *x, bool transpose) {
+    cu_source *s = r->s;
+    const rows_layout *l = &p->layout;
+    int registers = rows_registers(l);
+    if (p->low > 1) syl_text_printf(s->out, "    butterflies<%d, 1, %d>(%s);\n", registers, p->low, x);
+    if (p->lanes > 1)
+        syl_text_printf(s->out, "    lane_butterflies<%d, %d>(%s, t);\n", registers, p->lanes, x);
+    if (p->high > 1)
+        syl_text_printf(s->out, "    butterflies<%d, %d, %d>(%s);\n", registers, l->w, p->high, x);
+    if (p->kind == PASS_DENSE)
+        syl_text_printf(
+            s->out,
+            "    UNROLL\n    for (int n = 0; n < %d; n++)\n        UNROLL\n        for (int m = 0; m < %d; "
+            "m++) {\n"
+            "            float y[%d];\n"
+            "            UNROLL for (int k = 0; k < %d; k++) y[k] = %s[(n * %d + k) * %d + m];\n"
+            "            dense%d%s(y);\n"
+            "            UNROLL for (int k = 0; k < %d; k++) %s[(n * %d + k) * %d + m] = y[k];\n        }\n",
+            l->n, l->w, l->r, l->r, x, l->r, l->w, l->r, transpose ? "t" : "", l->r, x, l->r, l->w);
+    if (p->kind == PASS_LARGE) {
+        long long span = p->inner * p->order, piece = p->inner * l->r;
+        syl_text_printf(s->out,
+                        "    UNROLL\n    for (int n = 0; n < %d; n++)\n        if (%s) {\n"
+                        "            const int first = c%d[n] / %lld * %lld, column = c%d[n] %% %lld;\n"
+                        "            large_factor<%d, %d, %lld>(row + first + column %% %lld, "
+                        "large%d%s[column / %lld], &%s[n * %d]);\n"
+                        "        }\n",
+                        l->n, rows_live(r, layout), layout, span, span, layout, span, l->r, p->order,
+                        (long long)p->inner, (long long)p->inner, p->order, transpose ? "t" : "", piece, x,
+                        l->r);
+    }
+}
+
+syl_status rows_hadamard(rows_state *r, int inst) {
+    cu_source *s = r->s;
+    const kir_inst *p = &s->kernel->body.p[inst];
+    rows_pass passes[ROWS_PASSES];
+    int n = rows_plan_hadamard(s->kernel, p, r->shape.threads, r->shape.vector, passes), layout = 0;
+    int64_t block = 1;
+    for (int i = 0; i < p->n_factors; i++) block *= p->factors[i];
+    const char *x = syl_arena_printf(s->arena, "h%d", inst);
+    syl_text_printf(s->out,
+                    "\n    // transform of %lld columns\n    float %s[%d];\n    UNROLL for (int e = 0; e < "
+                    "%d; e++) %s[e] = %s[e];\n",
+                    (long long)block, x, rows_registers(&passes[0].layout), rows_registers(&passes[0].layout),
+                    x, rows_array(r, p->args[0], 0));
+    for (int i = 0; i < n; i++) {
+        if (i && passes[i].kind == PASS_LARGE) { /* the factor's inputs stay in shared memory */
+            rows_publish(r, layout, x);
+            layout = rows_use_layout(r, &passes[i].layout);
+            x = syl_arena_printf(s->arena, "h%d_%d", inst, i);
+            syl_text_printf(s->out, "    float %s[%d] = {};\n", x, rows_registers(&passes[i].layout));
+        } else if (i) {
+            rows_padding padding = rows_choose_padding(&passes[i - 1].layout, &passes[i].layout,
+                                                       r->shape.threads, r->shape.row_floats);
+            rows_write(r, layout, x, padding);
+            rows_sync(r);
+            layout = rows_use_layout(r, &passes[i].layout);
+            x = syl_arena_printf(s->arena, "h%d_%d", inst, i);
+            syl_text_printf(s->out, "    float %s[%d];\n", x, rows_registers(&passes[i].layout));
+            rows_read(r, layout, x, padding);
+        }
+        print_pass(r, &passes[i], layout, x, p->transpose);
+    }
+    r->current = layout;
+    int registers = rows_registers(&r->layouts[layout]);
+    syl_text_printf(s->out,
+                    "    float %s[%d];\n    UNROLL for (int e = 0; e < %d; e++) %s[e] = %s[e] * %s;\n\n",
+                    rows_array(r, inst, layout), registers, registers, rows_array(r, inst, layout), x,
+                    cu_float(s, 1.0 / sqrt((double)block)));
+    return SYL_OK;
+}
