@@ -101,11 +101,11 @@ static syl_status dump_artifact(tool *t, const settings *s, syl_instance *instan
 static syl_status dump_cuda(tool *t, const settings *s, syl_instance *instance, const char *path,
                             const char *kernel) {
     syl_stage stage = s->cuda ? SYL_STAGE_CUDA : s->ptx ? SYL_STAGE_PTX : SYL_STAGE_RESOURCES;
-    syl_cuda_settings settings = {
-        .size = sizeof settings, .arch = s->arch, .kernel = kernel, .variant = s->variant, .rows = s->rows};
+    syl_cuda_settings wanted = {
+        .size = sizeof wanted, .arch = s->arch, .kernel = kernel, .variant = s->variant, .rows = s->rows};
     char *text;
     size_t size;
-    SYL_TRY(syl_inspect_cuda(instance, path, stage, &settings, &text, &size));
+    SYL_TRY(syl_inspect_cuda(instance, path, stage, &wanted, &text, &size));
     syl_status status = tool_print(t, text, size);
     syl_free(text);
     return status;
