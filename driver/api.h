@@ -72,4 +72,14 @@ SYL_NODISCARD syl_status api_pool(const api_call *call, syl_pool **out);
 SYL_NODISCARD syl_status api_target(const api_call *call, const syl_host_target **out);
 SYL_NODISCARD syl_status api_cache(api_call *call, const char **out); /* NULL: none; in the call's arena */
 
+/* ---- api_inspect.c, api_cuda.c ---- */
+
+/* Which kernels of a plan are called `name` or numbered k<N>: all where it is NULL. Error: cli-kernel where none is. */
+SYL_NODISCARD syl_status api_pick_kernels(api_call *call, const syl_plan *plan, const char *name,
+                                          const bool **out);
+/* A stage of CUDA code of a module. `name` is the public function, for messages. */
+SYL_NODISCARD syl_status api_print_cuda(api_call *call, const char *name, syl_stage stage,
+                                        const syl_module *module, const syl_cuda_settings *given,
+                                        syl_text *out);
+
 #endif

@@ -24,25 +24,35 @@ static syl_status append_kernel(const api_call *call, syl_stage stage, const kir
     return syl_host_dump(kernel, target, text, call->diag, out);
 }
 
-/* Kernels called `name` or numbered k<N>; all where name is NULL. */
-static syl_status print_kernels(api_call *call, syl_stage stage, const syl_plan *plan,
-                                const syl_host_target *target, const char *name, syl_text *out) {
-    bool found = false;
+syl_status api_pick_kernels(api_call *call, const syl_plan *plan, const char *name, const bool **out) {
+    bool found = false, *picked = SYL_NEW_ARRAY(&call->arena, bool, plan->kernels.n + 1);
     const char **names = SYL_NEW_ARRAY(&call->arena, const char *, plan->kernels.n + 1);
     for (size_t i = 0; i < plan->kernels.n; i++) {
         char number[24];
         snprintf(number, sizeof number, "k%zu", i);
         names[i] = plan->kernels.p[i]->name;
-        if (name && strcmp(name, number) != 0 && strcmp(name, names[i]) != 0) continue;
-        found = true;
-        syl_text_printf(out, "%s k%zu: %s\n", stage == SYL_STAGE_KERNELS ? "//" : ";", i, names[i]);
-        SYL_TRY(append_kernel(call, stage, plan->kernels.p[i], target, out));
-        syl_text_printf(out, "\n");
+        picked[i] = !name || strcmp(name, number) == 0 || strcmp(name, names[i]) == 0;
+        found = found || picked[i];
     }
+    *out = picked;
     if (found || !name) return SYL_OK;
     const char *nearest = syl_nearest(name, names);
     return syl_error(call->diag, SYL_ERR_cli_kernel, SYL_NOWHERE, "the plan has no kernel \"%s\"%s%s%s", name,
                      nearest ? "; did you mean \"" : "", nearest ? nearest : "", nearest ? "\"?" : "");
+}
+
+static syl_status print_kernels(api_call *call, syl_stage stage, const syl_plan *plan,
+                                const syl_host_target *target, const char *name, syl_text *out) {
+    const bool *picked;
+    SYL_TRY(api_pick_kernels(call, plan, name, &picked));
+    for (size_t i = 0; i < plan->kernels.n; i++) {
+        if (!picked[i]) continue;
+        syl_text_printf(out, "%s k%zu: %s\n", stage == SYL_STAGE_KERNELS ? "//" : ";", i,
+                        plan->kernels.p[i]->name);
+        SYL_TRY(append_kernel(call, stage, plan->kernels.p[i], target, out));
+        syl_text_printf(out, "\n");
+    }
+    return SYL_OK;
 }
 
 static syl_status print_code(api_call *call, syl_stage stage, const syl_artifact *artifact,
@@ -97,6 +107,12 @@ static syl_status print_stage(api_call *call, syl_stage stage, const syl_artifac
     case SYL_STAGE_PROVENANCE:
         syl_text_printf(out, "%s", artifact->provenance);
         return SYL_OK;
+    case SYL_STAGE_CUDA:
+    case SYL_STAGE_PTX:
+    case SYL_STAGE_RESOURCES: {
+        const syl_cuda_settings settings = {.size = sizeof settings, .kernel = kernel};
+        return api_print_cuda(call, "syl_inspect_file", stage, artifact->module, &settings, out);
+    }
     }
     return api_bad(call, "syl_inspect_file", "there is no such stage");
 }
@@ -105,8 +121,8 @@ static syl_status inspect_file(api_call *call, const char *path, syl_stage stage
                                char **text, size_t *size) {
     static const char name[] = "syl_inspect_file";
     if (!path || !text) return api_bad(call, name, "path or text is NULL");
-    if (kernel && (stage < SYL_STAGE_KERNELS || stage > SYL_STAGE_ASSEMBLY))
-        return api_bad(call, name, "a kernel goes with kernels, LLVM IR or assembly");
+    if (kernel && (stage < SYL_STAGE_KERNELS || stage > SYL_STAGE_ASSEMBLY) && stage < SYL_STAGE_CUDA)
+        return api_bad(call, name, "a kernel goes with kernels, LLVM IR, assembly or CUDA code");
     if (syl_file_is_artifact(path) == 0) {
         return syl_error(call->diag, SYL_ERR_artifact_format, SYL_NOWHERE,
                          "\"%s\" is no artifact; plans and kernels are made of artifacts", path);

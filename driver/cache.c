@@ -1,4 +1,4 @@
-/* The cache folder (cache.h). Only files whose names are 32 hexadecimal digits and a known suffix are entries. */
+/* The cache folder (cache.h). Only files whose names are 32 hexadecimal digits and a suffix of the table below are entries. */
 #include "driver/cache.h"
 
 #include <dirent.h>
@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "codegen/cuda/cache.h"
 #include "codegen/host/host.h"
 #include "driver/tensor_store.h"
 #include "runtime/engine.h"
@@ -20,10 +21,27 @@ syl_status syl_cache_tensors(syl_arena *arena, syl_diag *diag, const char **out)
     return SYL_OK;
 }
 
-static bool entry_kind(const char *name, syl_cache_kind *kind) {
-    if (strspn(name, "0123456789abcdef") != 32) return false;
-    *kind = strcmp(name + 32, ".o") == 0 ? SYL_CACHE_KERNEL : SYL_CACHE_TENSOR;
-    return *kind == SYL_CACHE_KERNEL || strcmp(name + 32, SYL_STORE_SUFFIX) == 0;
+/* Of failed compiles the sources are left for the user to look at: entries that are never valid, so verify drops them. */
+static bool never_valid(const char *path) {
+    (void)path;
+    return false;
+}
+
+static const struct suffix {
+    const char *text;
+    syl_cache_kind kind;
+    bool (*valid)(const char *path);
+} suffixes[] = {{".o", SYL_CACHE_KERNEL, syl_host_object_valid},
+                {SYL_CUDA_SUFFIX, SYL_CACHE_KERNEL, syl_cuda_entry_valid},
+                {SYL_CUDA_FAILED, SYL_CACHE_KERNEL, never_valid},
+                {SYL_STORE_SUFFIX, SYL_CACHE_TENSOR, syl_store_valid}};
+
+/* NULL where the name is none of an entry. */
+static const struct suffix *suffix_of(const char *name) {
+    if (strspn(name, "0123456789abcdef") != 32) return NULL;
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++)
+        if (strcmp(name + 32, suffixes[i].text) == 0) return &suffixes[i];
+    return NULL;
 }
 
 static syl_status read_folder(syl_arena *arena, const char *folder, bool needed, syl_diag *diag,
@@ -37,7 +55,9 @@ static syl_status read_folder(syl_arena *arena, const char *folder, bool needed,
     for (struct dirent *file; (file = readdir(dir));) {
         syl_cache_entry entry;
         struct stat info;
-        if (!entry_kind(file->d_name, &entry.kind)) continue;
+        const struct suffix *suffix = suffix_of(file->d_name);
+        if (!suffix) continue;
+        entry.kind = suffix->kind;
         if (fstatat(dirfd(dir), file->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(info.st_mode))
             continue;
         entry.path = syl_arena_printf(arena, "%s/%s", folder, file->d_name);
@@ -64,8 +84,9 @@ syl_status syl_cache_read(syl_arena *arena, const char *folder, syl_diag *diag, 
 }
 
 bool syl_cache_valid(const syl_cache_entry *entry) {
-    return entry->kind == SYL_CACHE_KERNEL ? syl_host_object_valid(entry->path)
-                                           : syl_store_valid(entry->path);
+    const char *slash = strrchr(entry->path, '/');
+    const struct suffix *suffix = suffix_of(slash ? slash + 1 : entry->path);
+    return suffix && suffix->valid(entry->path);
 }
 
 syl_status syl_cache_remove(const syl_cache_entry *entry, syl_diag *diag) {

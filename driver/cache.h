@@ -1,4 +1,4 @@
-/* The folder of the user's own (syl_cache_folder) as a whole: compiled kernels in it (*.o), finished tensors in
+/* The folder of the user's own (syl_cache_folder) as a whole: compiled kernels in it (*.o, *.cuda), finished tensors in
  * its folder "tensors" (*.tensor). Everything in it can be made again, so anything may be dropped at any time. */
 #ifndef SYL_DRIVER_CACHE_H
 #define SYL_DRIVER_CACHE_H

@@ -4,8 +4,9 @@
 #include "tools/tool.h"
 
 typedef struct settings {
-    bool ir, plan, kernels, llvm, llvm_raw, assembly;
-    const char *recipe, *after;
+    bool ir, plan, kernels, llvm, llvm_raw, assembly, cuda, ptx, resources;
+    const char *recipe, *after, *arch, *variant;
+    int64_t rows;
 } settings;
 
 static const opt_spec options[] = {
@@ -20,6 +21,15 @@ static const opt_spec options[] = {
     OPT_ROW_FLAG(settings, llvm, "llvm", 0, "the optimised LLVM IR of KERNEL (default: of all)"),
     OPT_ROW_FLAG(settings, llvm_raw, "llvm-raw", 0, "the LLVM IR before optimisation"),
     OPT_ROW_FLAG(settings, assembly, "asm", 0, "the assembly"),
+    OPT_ROW_FLAG(settings, cuda, "cuda", 0, "the CUDA C++ of KERNEL (default: of all)"),
+    OPT_ROW_FLAG(settings, ptx, "ptx", 0, "the PTX that NVRTC makes of it"),
+    OPT_ROW_FLAG(settings, resources, "resources", 0,
+                 "registers, spills and shared memory of CUDA kernels, for 1 to 4096 rows"),
+    OPT_ROW_TEXT(settings, arch, "arch", 0, "sm_NN",
+                 "CUDA: sm_75, sm_80, sm_86, sm_89, sm_90a, sm_100a or sm_120a (default: sm_90a)"),
+    OPT_ROW_INT(settings, rows, "rows", 0, "N", 1, 1 << 20, "CUDA: the kernels for N rows (default: 512)"),
+    OPT_ROW_TEXT(settings, variant, "variant", 0, "TEXT",
+                 "CUDA: this variant, as --resources shows them, in place of the best"),
     {0},
 };
 
@@ -88,17 +98,43 @@ static syl_status dump_artifact(tool *t, const settings *s, syl_instance *instan
     return status;
 }
 
-static syl_status run(tool *t, void *user, const char **args, int n_args) {
-    const settings *s = user;
-    int stages = s->ir + s->plan + s->kernels + s->llvm + s->llvm_raw + s->assembly;
+static syl_status dump_cuda(tool *t, const settings *s, syl_instance *instance, const char *path,
+                            const char *kernel) {
+    syl_stage stage = s->cuda ? SYL_STAGE_CUDA : s->ptx ? SYL_STAGE_PTX : SYL_STAGE_RESOURCES;
+    syl_cuda_settings wanted = {
+        .size = sizeof wanted, .arch = s->arch, .kernel = kernel, .variant = s->variant, .rows = s->rows};
+    char *text;
+    size_t size;
+    SYL_TRY(syl_inspect_cuda(instance, path, stage, &wanted, &text, &size));
+    syl_status status = tool_print(t, text, size);
+    syl_free(text);
+    return status;
+}
+
+static syl_status check_arguments(tool *t, const settings *s, const char **args, int n_args) {
+    int cuda = s->cuda + s->ptx + s->resources,
+        stages = s->ir + s->plan + s->kernels + s->llvm + s->llvm_raw + s->assembly + cuda;
     if (stages != 1) {
-        return syl_error(t->diag, SYL_ERR_cli_argument, SYL_NOWHERE,
-                         "syl dump needs one of --ir, --plan, --kernels, --llvm, --llvm-raw, --asm");
+        return syl_error(
+            t->diag, SYL_ERR_cli_argument, SYL_NOWHERE,
+            "syl dump needs one of --ir, --plan, --kernels, --llvm, --llvm-raw, --asm, --cuda, --ptx, "
+            "--resources");
     }
     if (n_args == 2 && (s->ir || s->plan)) {
         return syl_error(t->diag, SYL_ERR_cli_argument, SYL_NOWHERE,
-                         "a kernel (\"%s\") goes with --kernels, --llvm or --asm", args[1]);
+                         "a kernel (\"%s\") goes with --kernels, --llvm, --asm, --cuda, --ptx or --resources",
+                         args[1]);
     }
+    if (!cuda && (s->arch || s->variant || s->rows)) {
+        return syl_error(t->diag, SYL_ERR_cli_argument, SYL_NOWHERE,
+                         "--arch, --rows and --variant go with --cuda, --ptx or --resources");
+    }
+    return SYL_OK;
+}
+
+static syl_status run(tool *t, void *user, const char **args, int n_args) {
+    const settings *s = user;
+    SYL_TRY(check_arguments(t, s, args, n_args));
     syl_instance *instance;
     SYL_TRY(tool_instance(t, &instance));
     if (syl_file_is_artifact(args[0]) == 0) {
@@ -111,13 +147,16 @@ static syl_status run(tool *t, void *user, const char **args, int n_args) {
             t->diag, SYL_ERR_cli_argument, SYL_NOWHERE,
             "an artifact holds its final IR only: give --recipe and --after with the checkpoint");
     }
-    return dump_artifact(t, s, instance, args[0], n_args == 2 ? args[1] : NULL);
+    const char *kernel = n_args == 2 ? args[1] : NULL;
+    if (s->cuda || s->ptx || s->resources) return dump_cuda(t, s, instance, args[0], kernel);
+    return dump_artifact(t, s, instance, args[0], kernel);
 }
 
 const verb verb_dump = {
     .name = "dump",
-    .summary = "show the text of any stage: IR, plan, kernel IR, LLVM IR, assembly",
-    .usage = "FILE --ir [--recipe R --after PASS] | --plan | --kernels|--llvm|--asm [KERNEL]",
+    .summary = "show the text of any stage: IR, plan, kernel IR, LLVM IR, assembly, CUDA C++, PTX",
+    .usage = "FILE --ir [--recipe R --after PASS] | --plan | --kernels|--llvm|--asm|--cuda|--ptx|--resources "
+             "[KERNEL]",
     .details = "FILE is an artifact; for --ir with --recipe a checkpoint or a graph. KERNEL is a name or a "
                "number as \"k3\", as --kernels shows them.",
     .options = options,

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 #include "base/threads.h"
+#include "codegen/code_cache.h"
 
 struct syl_host_code {
     LLVMOrcLLJITRef jit;
@@ -111,7 +112,7 @@ syl_status syl_host_compile(const syl_plan *plan, const syl_host_target *target,
     em_start_llvm();
     compile_state state = {target, options ? options->cache_dir : NULL, diag,
                            SYL_NEW_ARRAY(&arena, kernel_job, n)};
-    if (state.cache_dir && !em_cache_usable(state.cache_dir, diag)) state.cache_dir = NULL;
+    if (state.cache_dir && !syl_code_folder_usable(state.cache_dir, diag)) state.cache_dir = NULL;
     for (size_t i = 0; i < n; i++) {
         kernel_job *job = &state.jobs[i];
         job->kernel = plan->kernels.p[i];

@@ -171,8 +171,6 @@ SYL_NODISCARD syl_status em_make_object(const kir_kernel *kernel, const syl_host
 /* Version of the generator: any change of the generated code must change it. */
 enum { EM_GENERATOR = 3 };
 syl_hash em_cache_key(const kir_kernel *kernel, const syl_host_target *target);
-/* The folder exists, is ours and private; makes it where it is absent. */
-bool em_cache_usable(const char *dir, syl_diag *diag);
 bool em_cache_load(const char *dir, const syl_hash *key, em_object *out);
 void em_cache_store(const char *dir, const syl_hash *key, const em_object *object);
 

@@ -188,11 +188,39 @@ typedef enum syl_stage {
     SYL_STAGE_TENSORS,    /* a line a tensor: name, element type, shape, bytes */
     SYL_STAGE_RECIPE,     /* JSON */
     SYL_STAGE_PROVENANCE, /* JSON */
+    SYL_STAGE_CUDA,       /* CUDA C++, self-contained */
+    SYL_STAGE_PTX,        /* what NVRTC makes of it */
+    SYL_STAGE_RESOURCES,  /* a line a kernel and variant: registers, spills, shared memory */
 } syl_stage;
-/* The text of a stage of an artifact. `kernel` picks one by name or number ("k3") for SYL_STAGE_KERNELS to SYL_STAGE_ASSEMBLY; NULL:
- * all. */
+/* The text of a stage of an artifact. `kernel` picks one by name or number ("k3") for SYL_STAGE_KERNELS to SYL_STAGE_ASSEMBLY and those of
+ * CUDA (numbered apart: their plan is another); NULL: all. */
 SYL_API syl_status syl_inspect_file(syl_instance *instance, const char *path, syl_stage stage,
                                     const char *kernel, char **text, size_t *size);
+
+/* Which CUDA code to show. */
+typedef struct syl_cuda_settings {
+    size_t size;
+    const char *arch; /* "sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120a"; NULL: "sm_90a" */
+    const char *kernel; /* by name or number; NULL: all */
+    const char *
+        variant; /* "gemm_mma tokens=64 warps=4 stages=3" (docs/kernels.md); NULL: the best by the cost model */
+    int64_t rows; /* for so many rows; 0: 512, and for resources 1, 16, 64, 512 and 4096 */
+} syl_cuda_settings;
+/* SYL_STAGE_CUDA, SYL_STAGE_PTX and SYL_STAGE_RESOURCES of any architecture; needs no GPU, and but for the first NVRTC. Errors: cuda-arch,
+ * cuda-variant, cli-kernel, nvrtc-missing. */
+SYL_API syl_status syl_inspect_cuda(syl_instance *instance, const char *path, syl_stage stage,
+                                    const syl_cuda_settings *settings, char **text, size_t *text_size);
+
+/* NVRTC, NVIDIA's compiler of CUDA C++, which kernels for GPUs need. Texts live as long as the instance. */
+typedef struct syl_nvrtc_info {
+    size_t size;
+    int usable;       /* 1: it was found and has compiled a small kernel */
+    const char *path; /* NULL: not found */
+    int major, minor;
+    double seconds;         /* for opening it and the small kernel */
+    const char *why, *help; /* not usable: what is wrong, and what to do about it; else "" */
+} syl_nvrtc_info;
+SYL_API syl_status syl_instance_nvrtc(syl_instance *instance, syl_nvrtc_info *out);
 /* 1 if the file begins like an artifact, 0 if not, -1 where it cannot be read. Any thread. */
 SYL_API int syl_file_is_artifact(const char *path);
 
