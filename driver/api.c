@@ -143,6 +143,8 @@ syl_status syl_instance_create(const syl_instance_options *options, syl_instance
     atomic_flag_clear(&instance->busy);
     instance->threads = o.threads;
     instance->cpu = syl_arena_strdup(&instance->arena, o.cpu ? o.cpu : "host");
+    instance->device = o.device ? syl_arena_strdup(&instance->arena, o.device) : NULL;
+    instance->n_gpus = -1;
     instance->cache_dir = o.cache_dir ? syl_arena_strdup(&instance->arena, o.cache_dir) : NULL;
     instance->message = o.message;
     instance->user = o.user;
@@ -207,6 +209,50 @@ syl_status api_target(const api_call *call, const syl_host_target **out) {
     SYL_TRY(syl_host_target_find(instance->cpu, call->diag, target));
     *out = instance->target = target;
     return SYL_OK;
+}
+
+const char *api_device(const api_call *call) {
+    syl_instance *instance = call->instance;
+    instance->device = syl_devices_choose(instance->device, &instance->arena, call->diag);
+    return instance->device;
+}
+
+static void find_gpus(syl_instance *instance) {
+    if (instance->n_gpus < 0)
+        syl_devices_gpus(&instance->arena, &instance->gpus, &instance->n_gpus, &instance->no_gpu);
+}
+
+syl_status syl_instance_gpus(syl_instance *instance, size_t *n, const char **why) {
+    api_call call;
+    if (n) *n = 0;
+    if (why) *why = "";
+    SYL_TRY(api_begin(&call, instance));
+    if (!n) return api_end(&call, api_bad(&call, __func__, "n is NULL"));
+    find_gpus(instance);
+    *n = (size_t)instance->n_gpus;
+    if (why) *why = instance->no_gpu;
+    return api_end(&call, SYL_OK);
+}
+
+syl_status syl_instance_gpu(syl_instance *instance, size_t index, syl_gpu *out) {
+    api_call call;
+    SYL_TRY(api_begin(&call, instance));
+    if (!api_fits(out)) return api_end(&call, api_bad(&call, __func__, "out is NULL or has no size"));
+    find_gpus(instance);
+    if (index >= (size_t)instance->n_gpus) return api_end(&call, api_bad(&call, __func__, "no such GPU"));
+    const syl_cuda_properties *p = &instance->gpus[index];
+    syl_gpu gpu = {.device = syl_arena_printf(&instance->arena, "cuda:%d", p->ordinal),
+                   .name = p->name,
+                   .capability = p->capability,
+                   .multiprocessors = p->sms,
+                   .memory = p->memory,
+                   .l2 = p->l2,
+                   .clock_mhz = p->clock_mhz,
+                   .memory_mhz = p->memory_mhz,
+                   .memory_bits = p->memory_bits,
+                   .driver = p->driver};
+    api_give(out, &gpu, sizeof gpu);
+    return api_end(&call, SYL_OK);
 }
 
 static const char *dot_name(kir_dot dot) {

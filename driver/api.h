@@ -8,7 +8,9 @@
 #include <stdatomic.h>
 
 #include "base/threads.h"
+#include "codegen/host/host.h"
 #include "include/syl/syl.h"
+#include "runtime/devices.h"
 #include "runtime/function.h"
 #include "runtime/lm.h"
 
@@ -16,11 +18,15 @@ struct syl_instance {
     syl_arena arena; /* texts of the options and of the device */
     int threads;
     const char *cpu;
+    const char *device;    /* as it was asked for; NULL until api_device: the default */
     const char *cache_dir; /* NULL: the user's; "": none */
     void (*message)(void *user, const syl_notice *notice);
     void *user;
     syl_pool *pool;          /* NULL until api_pool */
     syl_host_target *target; /* NULL until api_target */
+    syl_cuda_properties *gpus;
+    int n_gpus;         /* -1 until they are looked for */
+    const char *no_gpu; /* why there are none */
     syl_arena errors_arena;
     syl_text errors; /* of the last call, rendered */
     atomic_flag busy;
@@ -70,6 +76,7 @@ SYL_NODISCARD syl_status api_text(const api_call *call, const char *text, size_t
 
 SYL_NODISCARD syl_status api_pool(const api_call *call, syl_pool **out);
 SYL_NODISCARD syl_status api_target(const api_call *call, const syl_host_target **out);
+const char *api_device(const api_call *call);                         /* "cpu", "cuda", "cuda:1" */
 SYL_NODISCARD syl_status api_cache(api_call *call, const char **out); /* NULL: none; in the call's arena */
 
 /* ---- api_inspect.c, api_cuda.c ---- */

@@ -15,6 +15,7 @@ static syl_status load(api_call *call, const char *path, syl_program **out) {
     }
     SYL_TRY(api_pool(call, &pool));
     SYL_TRY(api_cache(call, &options.cache_dir));
+    options.device = api_device(call);
     syl_program *program = calloc(1, sizeof *program);
     if (program) program->path = strdup(path);
     if (!program || !program->path) {
@@ -51,7 +52,7 @@ syl_status syl_program_describe(const syl_program *program, syl_program_info *ou
     const syl_engine_stats *stats = &engine->stats;
     syl_program_info info = {.path = program->path,
                              .name = artifact->name,
-                             .cpu = engine->target.cpu,
+                             .cpu = engine->target,
                              .context_length = artifact->context_length,
                              .vocabulary = engine->is_language_model ? engine->signature.vocab : 0,
                              .token_limit = engine->is_language_model ? engine->signature.id_limit : 0,
@@ -65,7 +66,10 @@ syl_status syl_program_describe(const syl_program *program, syl_program_info *ou
                              .kernels = stats->kernels,
                              .kernels_compiled = stats->compiled,
                              .kernels_cached = stats->cached,
-                             .packed_bytes = stats->packed_bytes};
+                             .packed_bytes = stats->packed_bytes,
+                             .device = engine->device,
+                             .processor = engine->processor,
+                             .device_bytes = engine->device_bytes};
     api_give(out, &info, sizeof info);
     return SYL_OK;
 }

@@ -80,6 +80,14 @@ syl_status syl_session_truncate(syl_session *session, int sequence, int64_t leng
     return api_end(&call, SYL_OK);
 }
 
+syl_status syl_session_wait(syl_session *session) {
+    api_call call;
+    SYL_TRY(api_begin(&call, session ? session->instance : NULL));
+    syl_status status = SYL_OK; /* a function's results have been fetched */
+    if (session->lm.context) status = syl_context_wait(session->lm.context, call.diag);
+    return api_end(&call, status);
+}
+
 /* ---- functions of tensors ---- */
 
 /* inputs[i] as this version knows it. */
@@ -193,6 +201,11 @@ syl_status syl_session_run(syl_session *session, const syl_tokens *tokens) {
 
 const float *syl_session_logits(const syl_session *session, size_t row) {
     if (!session || row >= session->n_rows) return NULL;
+    if (!syl_context_fetched(session->lm.context)) {
+        api_call call;
+        if (api_begin(&call, session->instance) != SYL_OK) return NULL;
+        if (api_end(&call, syl_context_fetch(session->lm.context, call.diag)) != SYL_OK) return NULL;
+    }
     return syl_context_logits(session->lm.context, (int64_t)row);
 }
 
@@ -205,7 +218,8 @@ syl_status syl_session_read(syl_session *session, int sequence, const int32_t *i
     if (!ids || n < 1 || n > INT32_MAX || !has_sequence(session, sequence))
         return api_end(&call, api_bad(&call, __func__, "no ids, too many, or no such sequence"));
     session->n_rows = 0;
-    syl_status status = syl_lm_prefill(&session->lm, sequence, ids, (int64_t)n, call.diag, &last);
+    syl_status status =
+        syl_lm_prefill(&session->lm, sequence, ids, (int64_t)n, call.diag, logits ? &last : NULL);
     if (status == SYL_OK) session->n_rows = 1;
     if (logits) *logits = last;
     return api_end(&call, status);

@@ -1,11 +1,11 @@
-/* An engine: an artifact made ready to run on this machine: planned, its weights packed, its kernels compiled
- * (or taken from the object cache). It never changes after loading, so any number of contexts (exec.h) on any
- * threads may share it. */
+/* An engine: an artifact made ready to run on a device: planned, its weights packed, its kernels compiled
+ * (or taken from the code cache). It never changes after loading, so any number of contexts (exec.h) on any
+ * threads may share it. What loading and running mean on a device is its backend's (backend.h). */
 #ifndef SYL_RUNTIME_ENGINE_H
 #define SYL_RUNTIME_ENGINE_H
 
 #include "base/threads.h"
-#include "codegen/host/host.h"
+#include "codegen/plan.h"
 #include "runtime/artifact.h"
 
 /* What an argument of @forward is for. Each serves one purpose; the verifier of the signature (signature.c)
@@ -39,26 +39,36 @@ typedef struct syl_engine_stats {
     size_t packed_bytes;
 } syl_engine_stats;
 
+typedef struct syl_backend syl_backend;
 typedef struct syl_engine {
     syl_artifact artifact;
-    syl_host_target target;
     bool is_language_model;  /* @forward is a language model's: */
     syl_signature signature; /* then exec.h runs it; else function.h may */
-    syl_plan *plan;
-    syl_host_code *code;
-    const void **weights; /* one for each plan->weights: into the mapping, or owned */
-    void **owned;         /* as many; NULL where the mapping is used */
+    const syl_backend *backend;
+    void *loaded;          /* the backend's */
+    syl_plan *plan;        /* made by the backend, the engine's */
+    const char *device;    /* "cpu", "cuda:0"; in the artifact's arena, like the next */
+    const char *target;    /* what code is made for: "znver4", "sm_90a" */
+    const char *processor; /* its name, where the device tells it: "NVIDIA H200"; else NULL */
+    size_t device_bytes;   /* memory of a GPU in use by weights and code */
     syl_engine_stats stats;
 } syl_engine;
 
 typedef struct syl_engine_options {
     const char *cpu;       /* as for syl_host_target_find; NULL: "host" */
     const char *cache_dir; /* of compiled kernels; NULL: none */
+    const char *device;    /* "cpu" (NULL), "cuda" (the first GPU), "cuda:1" */
 } syl_engine_options;
 
+/* Errors: device-unknown, those of artifacts, lowering, code generation and the device. */
 SYL_NODISCARD syl_status syl_engine_load(const char *path, const syl_engine_options *options, syl_pool *pool,
                                          syl_diag *diag, syl_engine **out);
 void syl_engine_destroy(syl_engine *engine); /* NULL is fine; after its contexts */
+
+/* A stored tensor as a weight of the plan reads it. Fills the parts that the weight's codes need; data points into the mapping. Error
+ * (internal): plan and artifact disagree. */
+SYL_NODISCARD syl_status syl_engine_source(const syl_engine *engine, const syl_plan_weight *weight,
+                                           syl_diag *diag, syl_weight_source *out, size_t *size);
 
 /* The folder for compiled kernels: $SYL_CACHE_DIR, else $XDG_CACHE_HOME/sylvester, else ~/.cache/sylvester;
  * made (0700) if it is missing. Refuses a folder of another owner or that others may write (error

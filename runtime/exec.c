@@ -6,23 +6,26 @@
 #include <string.h>
 
 #include "base/size.h"
-#include "runtime/steps.h"
 
 enum { DEFAULT_CONTEXT = 4096 };
 
 struct syl_context {
     const syl_engine *engine;
-    syl_pool *pool;
-    syl_kv *kv; /* NULL: the model has no cache */
+    const syl_backend *backend;
+    syl_runner *runner;
+    syl_kv *kv; /* the runner's; NULL: the model has no cache */
     int sequences;
     int64_t limit;
 
-    syl_steps steps;
-    int64_t cap_tokens, cap_rows;     /* sizes the inputs and logits are made for */
-    int32_t *inputs[SYL_INPUT_COUNT]; /* by role; the cache has none */
-    float *logits;
+    int argument[SYL_INPUT_COUNT]; /* number of the argument of each role, -1: the model has none */
+    int32_t *in[SYL_INPUT_COUNT];  /* by role: where the run's inputs are written */
+    int32_t *spare; /* for roles without an argument: tokens or rows of one run, whichever are more */
+    int64_t cap_spare;
+    int32_t *rows; /* [n_rows] of the last run */
+    int64_t cap_rows;
 
-    int64_t n_tokens, n_rows; /* of the current run */
+    int64_t n_tokens, n_rows; /* of the last run */
+    const float *logits;      /* of the last run, once they are fetched */
     int64_t *next;            /* [sequences] length of each sequence while a batch is checked */
 };
 
@@ -32,17 +35,23 @@ static syl_status no_memory(syl_diag *diag, const char *what) {
     return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for %s", what);
 }
 
-static syl_status make_cache(syl_context *context, syl_diag *diag) {
+static syl_status make_runner(syl_context *context, syl_pool *pool, syl_diag *diag) {
     const syl_plan *plan = context->engine->plan;
-    if (!context->engine->signature.has[SYL_INPUT_CACHE]) return SYL_OK;
+    const syl_signature *signature = &context->engine->signature;
+    for (int r = 0; r < SYL_INPUT_COUNT; r++) context->argument[r] = -1;
+    for (int i = 0; i < signature->n_args; i++) context->argument[signature->roles[i]] = i;
     syl_kv_shape shape = {.layers = plan->cache_layers,
                           .cache = plan->cache,
                           .sequences = context->sequences,
                           .context = context->limit};
-    return syl_kv_create(&shape, diag, &context->kv);
+    SYL_TRY(context->backend->open(context->engine, pool, signature->has[SYL_INPUT_CACHE] ? &shape : NULL,
+                                   diag, &context->runner));
+    context->kv = context->runner->kv;
+    return SYL_OK;
 }
 
-static syl_status create(syl_context *context, const syl_context_options *options, syl_diag *diag) {
+static syl_status create(syl_context *context, syl_pool *pool, const syl_context_options *options,
+                         syl_diag *diag) {
     const syl_engine *engine = context->engine;
     syl_signature signature;
     if (!engine->is_language_model) return syl_signature_find(engine->artifact.module, diag, &signature);
@@ -56,8 +65,7 @@ static syl_status create(syl_context *context, const syl_context_options *option
     }
     context->next = calloc((size_t)context->sequences, sizeof *context->next);
     if (!context->next) return no_memory(diag, "a context");
-    SYL_TRY(make_cache(context, diag));
-    return syl_steps_create(engine, context->pool, diag, &context->steps);
+    return make_runner(context, pool, diag);
 }
 
 syl_status syl_context_create(const syl_engine *engine, syl_pool *pool, const syl_context_options *options,
@@ -66,8 +74,8 @@ syl_status syl_context_create(const syl_engine *engine, syl_pool *pool, const sy
     syl_context *context = calloc(1, sizeof *context);
     if (!context) return no_memory(diag, "a context");
     context->engine = engine;
-    context->pool = pool;
-    syl_status status = create(context, options, diag);
+    context->backend = engine->backend;
+    syl_status status = create(context, pool, options, diag);
     if (status != SYL_OK) {
         syl_context_destroy(context);
         return status;
@@ -76,19 +84,11 @@ syl_status syl_context_create(const syl_engine *engine, syl_pool *pool, const sy
     return SYL_OK;
 }
 
-static void free_buffers(syl_context *context) {
-    free(context->logits);
-    for (int r = 0; r < SYL_INPUT_COUNT; r++) free(context->inputs[r]);
-    context->logits = NULL;
-    memset(context->inputs, 0, sizeof context->inputs);
-    context->cap_tokens = context->cap_rows = 0;
-}
-
 void syl_context_destroy(syl_context *context) {
     if (!context) return;
-    free_buffers(context);
-    syl_steps_destroy(&context->steps);
-    syl_kv_destroy(context->kv);
+    if (context->runner) context->backend->close(context->runner);
+    free(context->spare);
+    free(context->rows);
     free(context->next);
     free(context);
 }
@@ -100,44 +100,46 @@ static int64_t rows_of(const syl_plan *plan, syl_rows rows, int64_t n_tokens, in
     return plan->symbols[rows] && strcmp(plan->symbols[rows], "R") == 0 ? n_rows : n_tokens;
 }
 
-/* Bytes of a buffer with slack behind it. */
-static bool buffer_size(int64_t rows, int64_t row_bytes, size_t *out) {
-    return syl_size_mul((size_t)rows, (size_t)row_bytes, out) && syl_size_add(*out, SYL_READ_SLACK, out);
-}
+/* Sizes of a run's arguments and results. */
+typedef struct run_sizes {
+    size_t inputs[SYL_INPUT_COUNT], outputs[SYL_INPUT_COUNT];
+} run_sizes;
 
-static syl_status allocate(syl_context *context, int64_t tokens, int64_t rows, syl_diag *diag) {
-    const syl_plan *plan = context->engine->plan;
+static syl_status describe_run(const syl_context *context, int64_t tokens, int64_t rows, run_sizes *sizes,
+                               syl_run *run, syl_diag *diag) {
     const syl_signature *signature = &context->engine->signature;
-    int64_t sizes[2];
-    for (int s = 0; s < 2; s++) sizes[s] = rows_of(plan, (syl_rows)s, tokens, rows);
-    SYL_TRY(syl_steps_reserve(&context->steps, sizes, diag));
-    size_t logits;
-    if (!buffer_size(signature->logits_by_rows ? rows : tokens, 4 * signature->vocab, &logits)) {
+    *sizes = (run_sizes){0};
+    *run = (syl_run){.input_bytes = sizes->inputs, .output_bytes = sizes->outputs};
+    for (int s = 0; s < 2; s++) run->rows[s] = rows_of(context->engine->plan, (syl_rows)s, tokens, rows);
+    for (int r = 0; r < SYL_INPUT_CACHE; r++) {
+        size_t n = (size_t)(r == SYL_INPUT_ROWS ? rows : tokens);
+        if (context->argument[r] >= 0) sizes->inputs[context->argument[r]] = n * sizeof(int32_t);
+    }
+    if (!syl_size_mul((size_t)(signature->logits_by_rows ? rows : tokens),
+                      sizeof(float) * (size_t)signature->vocab, &sizes->outputs[signature->logits])) {
         return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "logits of %lld rows are too large",
                          (long long)rows);
     }
-    context->logits = syl_alloc_aligned(logits);
-    bool ok = context->logits != NULL;
-    for (int r = 0; r < SYL_INPUT_CACHE; r++) {
-        int64_t n = r == SYL_INPUT_ROWS ? rows : tokens;
-        context->inputs[r] = syl_alloc_aligned((size_t)n * sizeof(int32_t) + SYL_READ_SLACK);
-        ok = ok && context->inputs[r];
-    }
-    return ok ? SYL_OK : no_memory(diag, "activations");
+    return SYL_OK;
 }
 
-static syl_status grow_buffers(syl_context *context, int64_t tokens, int64_t rows, syl_diag *diag) {
-    if (context->logits && tokens <= context->cap_tokens && rows <= context->cap_rows) return SYL_OK;
-    if (tokens < context->cap_tokens) tokens = context->cap_tokens;
-    if (rows < context->cap_rows) rows = context->cap_rows;
-    free_buffers(context);
-    syl_status status = allocate(context, tokens, rows, diag);
-    if (status != SYL_OK) {
-        free_buffers(context);
-        return status;
+static syl_status grow(int32_t **list, int64_t *cap, int64_t n, syl_diag *diag) {
+    if (*list && n <= *cap) return SYL_OK;
+    free(*list);
+    *list = calloc((size_t)n + 1, sizeof **list);
+    *cap = *list ? n : 0;
+    return *list ? SYL_OK : no_memory(diag, "a batch");
+}
+
+static syl_status make_room(syl_context *context, const syl_run *run, int64_t tokens, int64_t rows,
+                            syl_diag *diag) {
+    SYL_TRY(grow(&context->spare, &context->cap_spare, tokens > rows ? tokens : rows, diag));
+    SYL_TRY(grow(&context->rows, &context->cap_rows, rows, diag));
+    SYL_TRY(context->backend->reserve(context->runner, run, diag));
+    for (int r = 0; r < SYL_INPUT_CACHE; r++) {
+        int argument = context->argument[r];
+        context->in[r] = argument < 0 ? context->spare : context->backend->input(context->runner, argument);
     }
-    context->cap_tokens = tokens;
-    context->cap_rows = rows;
     return SYL_OK;
 }
 
@@ -151,7 +153,7 @@ static syl_status out_of_range(syl_diag *diag, const char *what, int64_t i, int3
 /* Checks the batch and fills the input buffers; the new length of each sequence goes to context->next. */
 static syl_status fill_inputs(syl_context *context, const syl_batch *batch, syl_diag *diag) {
     const syl_signature *signature = &context->engine->signature;
-    int32_t **in = context->inputs;
+    int32_t **in = context->in;
     for (int s = 0; s < context->sequences; s++)
         context->next[s] = context->kv ? syl_kv_length(context->kv, s) : 0;
     for (int64_t t = 0; t < batch->n_tokens; t++) {
@@ -176,7 +178,7 @@ static syl_status fill_inputs(syl_context *context, const syl_batch *batch, syl_
         if (batch->rows[r] < 0 || batch->rows[r] >= batch->n_tokens) {
             return out_of_range(diag, "row", r, batch->rows[r], batch->n_tokens);
         }
-        in[SYL_INPUT_ROWS][r] = batch->rows[r];
+        in[SYL_INPUT_ROWS][r] = context->rows[r] = batch->rows[r];
     }
     return SYL_OK;
 }
@@ -193,19 +195,15 @@ static syl_status extend_cache(syl_context *context, syl_diag *diag) {
     return SYL_OK;
 }
 
-/* ---- steps ---- */
-
-static void run_steps(syl_context *context) {
-    const syl_signature *signature = &context->engine->signature;
-    const syl_plan *plan = context->engine->plan;
-    void *inputs[SYL_INPUT_COUNT] = {0}, *outputs[SYL_INPUT_COUNT] = {0};
-    for (int i = 0; i < signature->n_args; i++) inputs[i] = context->inputs[signature->roles[i]];
-    outputs[signature->logits] = context->logits;
-    syl_steps_io io = {
-        .inputs = inputs, .outputs = outputs, .kv = context->kv, .pos = context->inputs[SYL_INPUT_POS]};
-    for (int s = 0; s < 2; s++) io.rows[s] = rows_of(plan, (syl_rows)s, context->n_tokens, context->n_rows);
-    syl_steps_run(&context->steps, &io);
+/* Positions of the longest sequence of the batch, with it. */
+static int64_t longest(const syl_context *context) {
+    int64_t most = 0;
+    for (int64_t t = 0; context->kv && t < context->n_tokens; t++)
+        if (context->in[SYL_INPUT_POS][t] >= most) most = context->in[SYL_INPUT_POS][t] + 1;
+    return most;
 }
+
+/* ---- running ---- */
 
 syl_status syl_context_run(syl_context *context, const syl_batch *batch, syl_diag *diag) {
     if (batch->n_tokens < 1 || batch->n_tokens > INT32_MAX || batch->n_rows < 0 ||
@@ -213,21 +211,46 @@ syl_status syl_context_run(syl_context *context, const syl_batch *batch, syl_dia
         return syl_error(diag, SYL_ERR_exec_range, SYL_NOWHERE, "a batch of %lld tokens and %lld rows",
                          (long long)batch->n_tokens, (long long)batch->n_rows);
     }
-    SYL_TRY(grow_buffers(context, batch->n_tokens, batch->n_rows, diag));
+    run_sizes sizes;
+    syl_run run;
+    SYL_TRY(describe_run(context, batch->n_tokens, batch->n_rows, &sizes, &run, diag));
+    context->n_rows = 0;
+    context->logits = NULL;
+    SYL_TRY(make_room(context, &run, batch->n_tokens, batch->n_rows, diag));
     SYL_TRY(fill_inputs(context, batch, diag));
     SYL_TRY(extend_cache(context, diag));
     context->n_tokens = batch->n_tokens;
     context->n_rows = batch->n_rows;
-    run_steps(context);
-    return SYL_OK;
+    run.pos = context->in[SYL_INPUT_POS];
+    run.positions = longest(context);
+    return context->backend->run(context->runner, &run, diag);
 }
 
 /* ---- access ---- */
 
+syl_status syl_context_fetch(syl_context *context, syl_diag *diag) {
+    const syl_signature *signature = &context->engine->signature;
+    if (syl_context_fetched(context)) return SYL_OK;
+    int64_t rows = signature->logits_by_rows ? context->n_rows : context->n_tokens;
+    size_t size = (size_t)rows * (size_t)signature->vocab * sizeof(float); /* described without overflow */
+    const void *data;
+    SYL_TRY(context->backend->fetch(context->runner, signature->logits, 0, size, diag, &data));
+    context->logits = data;
+    return SYL_OK;
+}
+
+bool syl_context_fetched(const syl_context *context) {
+    return context->logits || context->n_rows == 0;
+}
+
 const float *syl_context_logits(const syl_context *context, int64_t row) {
     const syl_signature *signature = &context->engine->signature;
-    if (!signature->logits_by_rows) row = context->inputs[SYL_INPUT_ROWS][row];
+    if (!signature->logits_by_rows) row = context->rows[row];
     return context->logits + row * signature->vocab;
+}
+
+syl_status syl_context_wait(syl_context *context, syl_diag *diag) {
+    return context->backend->wait(context->runner, diag);
 }
 
 int64_t syl_context_vocab(const syl_context *context) {
@@ -247,5 +270,5 @@ void syl_context_truncate(syl_context *context, int sequence, int64_t length) {
 }
 
 size_t syl_context_bytes(const syl_context *context) {
-    return context->steps.arena_size + (context->kv ? syl_kv_bytes(context->kv) : 0);
+    return context->backend->bytes(context->runner);
 }

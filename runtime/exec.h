@@ -7,8 +7,7 @@
 #ifndef SYL_RUNTIME_EXEC_H
 #define SYL_RUNTIME_EXEC_H
 
-#include "runtime/engine.h"
-#include "runtime/kv.h"
+#include "runtime/backend.h"
 
 typedef struct syl_context syl_context;
 
@@ -32,10 +31,15 @@ typedef struct syl_batch {
     const int32_t *rows; /* [n_rows] token numbers (in the batch) whose logits are wanted */
 } syl_batch;
 
-/* Errors: exec-range, kv-sequence, kv-context, out-of-memory; nothing has then changed. */
+/* Errors: exec-range, kv-sequence, kv-context, out-of-memory; nothing has then changed. On a GPU the run may be under way when this
+ * returns, and what fails there is reported by the call that waits for it. */
 SYL_NODISCARD syl_status syl_context_run(syl_context *context, const syl_batch *batch, syl_diag *diag);
-/* The logits [vocab] of row `row` (0 .. n_rows - 1) of the last run; valid until the next. */
+/* Waits for the last run and brings its logits to the host. */
+SYL_NODISCARD syl_status syl_context_fetch(syl_context *context, syl_diag *diag);
+bool syl_context_fetched(const syl_context *context);
+/* The logits [vocab] of row `row` (0 .. n_rows - 1) of the last run, fetched; valid until the next. */
 const float *syl_context_logits(const syl_context *context, int64_t row);
+SYL_NODISCARD syl_status syl_context_wait(syl_context *context, syl_diag *diag); /* until all runs are done */
 
 int64_t syl_context_vocab(const syl_context *context);
 int64_t syl_context_limit(const syl_context *context);                /* positions a sequence may have */

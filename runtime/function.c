@@ -6,20 +6,15 @@
 #include <string.h>
 
 #include "base/size.h"
-#include "runtime/steps.h"
-
-typedef struct buffer {
-    void *data;
-    size_t size;
-} buffer;
 
 struct syl_function {
     const syl_engine *engine;
+    const syl_backend *backend;
     const syl_func *func;
-    syl_steps steps;
+    syl_runner *runner;
     int64_t sizes[2]; /* of the plan's symbols in the last run; 0: not known yet */
-    buffer *inputs, *outputs;
-    void **input_data, **output_data;
+    size_t *input_bytes, *output_bytes;
+    const void **outputs; /* results of the last run */
 };
 
 /* ---- the signature ---- */
@@ -71,15 +66,14 @@ syl_status syl_function_create(const syl_engine *engine, syl_pool *pool, syl_dia
     if (!f) return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for a function");
     f->engine = engine;
     f->func = func;
-    size_t n_in = (size_t)func->n_args + 1, n_out = (size_t)func->n_results + 1;
-    f->inputs = calloc(n_in, sizeof *f->inputs);
-    f->outputs = calloc(n_out, sizeof *f->outputs);
-    f->input_data = calloc(n_in, sizeof *f->input_data);
-    f->output_data = calloc(n_out, sizeof *f->output_data);
+    f->backend = engine->backend;
+    f->input_bytes = calloc((size_t)func->n_args + 1, sizeof *f->input_bytes);
+    f->output_bytes = calloc((size_t)func->n_results + 1, sizeof *f->output_bytes);
+    f->outputs = calloc((size_t)func->n_results + 1, sizeof *f->outputs);
     syl_status status = SYL_OK;
-    if (!f->inputs || !f->outputs || !f->input_data || !f->output_data)
+    if (!f->input_bytes || !f->output_bytes || !f->outputs)
         status = syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for a function");
-    if (status == SYL_OK) status = syl_steps_create(engine, pool, diag, &f->steps);
+    if (status == SYL_OK) status = f->backend->open(engine, pool, NULL, diag, &f->runner);
     if (status != SYL_OK) {
         syl_function_destroy(f);
         return status;
@@ -88,18 +82,12 @@ syl_status syl_function_create(const syl_engine *engine, syl_pool *pool, syl_dia
     return SYL_OK;
 }
 
-static void free_buffers(buffer *buffers, int n) {
-    for (int i = 0; buffers && i < n; i++) free(buffers[i].data);
-    free(buffers);
-}
-
 void syl_function_destroy(syl_function *f) {
     if (!f) return;
-    syl_steps_destroy(&f->steps);
-    free_buffers(f->inputs, f->func->n_args);
-    free_buffers(f->outputs, f->func->n_results);
-    free(f->input_data);
-    free(f->output_data);
+    if (f->runner) f->backend->close(f->runner);
+    free(f->input_bytes);
+    free(f->output_bytes);
+    free((void *)f->outputs);
     free(f);
 }
 
@@ -200,39 +188,29 @@ static syl_status check_sequences(syl_function *f, syl_diag *diag) {
 
 /* ---- running ---- */
 
-static bool array_bytes(const syl_array *array, size_t *out) {
+static syl_status array_bytes(const syl_array *array, syl_diag *diag, size_t *out) {
     *out = sizeof(float); /* f32 and i32 */
     for (int d = 0; d < array->rank; d++)
-        if (!syl_size_mul(*out, (size_t)array->dims[d], out)) return false;
-    return true;
-}
-
-static syl_status reserve(buffer *b, const syl_array *array, syl_diag *diag) {
-    size_t size;
-    if (!array_bytes(array, &size) || !syl_size_add(size, SYL_READ_SLACK, &size))
-        return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "a tensor is too large");
-    if (size <= b->size) return SYL_OK;
-    free(b->data);
-    b->size = 0;
-    b->data = syl_alloc_aligned(size);
-    if (!b->data) return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for a tensor");
-    b->size = size;
+        if (!syl_size_mul(*out, (size_t)array->dims[d], out))
+            return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "a tensor is too large");
     return SYL_OK;
 }
 
-static syl_status fill(syl_function *f, const syl_array *inputs, syl_diag *diag) {
-    for (int i = 0; i < f->func->n_args; i++) {
-        size_t bytes;
-        SYL_TRY(reserve(&f->inputs[i], &inputs[i], diag));
-        if (array_bytes(&inputs[i], &bytes)) memcpy(f->inputs[i].data, inputs[i].data, bytes);
-        f->input_data[i] = f->inputs[i].data;
-    }
+static syl_status run(syl_function *f, const syl_array *inputs, syl_diag *diag) {
+    syl_run r = {
+        .rows = {f->sizes[0], f->sizes[1]}, .input_bytes = f->input_bytes, .output_bytes = f->output_bytes};
+    for (int i = 0; i < f->func->n_args; i++) SYL_TRY(array_bytes(&inputs[i], diag, &f->input_bytes[i]));
     for (int i = 0; i < f->func->n_results; i++) {
         syl_array shape = syl_function_output(f, i);
-        SYL_TRY(reserve(&f->outputs[i], &shape, diag));
-        f->output_data[i] = f->outputs[i].data;
+        SYL_TRY(array_bytes(&shape, diag, &f->output_bytes[i]));
     }
-    return syl_steps_reserve(&f->steps, f->sizes, diag);
+    SYL_TRY(f->backend->reserve(f->runner, &r, diag));
+    for (int i = 0; i < f->func->n_args; i++)
+        memcpy(f->backend->input(f->runner, i), inputs[i].data, f->input_bytes[i]);
+    SYL_TRY(f->backend->run(f->runner, &r, diag));
+    for (int i = 0; i < f->func->n_results; i++)
+        SYL_TRY(f->backend->fetch(f->runner, i, 0, f->output_bytes[i], diag, &f->outputs[i]));
+    return SYL_OK;
 }
 
 syl_status syl_function_run(syl_function *f, const syl_array *inputs, syl_diag *diag) {
@@ -240,17 +218,13 @@ syl_status syl_function_run(syl_function *f, const syl_array *inputs, syl_diag *
     for (int i = 0; i < f->func->n_args; i++) SYL_TRY(bind_shape(f, i, &inputs[i], diag));
     for (int i = 0; i < f->func->n_args; i++) SYL_TRY(check_range(f, i, &inputs[i], diag));
     SYL_TRY(check_sequences(f, diag));
-    SYL_TRY(fill(f, inputs, diag));
-    syl_steps_io io = {
-        .rows = {f->sizes[0], f->sizes[1]}, .inputs = f->input_data, .outputs = f->output_data};
-    syl_steps_run(&f->steps, &io);
-    return SYL_OK;
+    return run(f, inputs, diag);
 }
 
 syl_array syl_function_output(const syl_function *f, int i) {
     const syl_type *type = &f->func->result_types[i];
     const syl_plan *plan = f->engine->plan;
-    syl_array out = {.dtype = type->dtype, .rank = type->rank, .data = f->outputs[i].data};
+    syl_array out = {.dtype = type->dtype, .rank = type->rank, .data = f->outputs[i]};
     for (int d = 0; d < type->rank; d++) {
         out.dims[d] = type->dims[d].size;
         for (int s = 0; type->dims[d].symbol && s < plan->n_symbols; s++)

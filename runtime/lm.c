@@ -45,9 +45,11 @@ syl_status syl_lm_prefill(syl_lm *lm, int sequence, const int32_t *ids, int64_t 
             (long long)n, (long long)length, sequence, (long long)limit);
     }
     int32_t sequences[SYL_PREFILL_CHUNK];
+    int64_t chunk =
+        lm->engine->backend->chunk < SYL_PREFILL_CHUNK ? lm->engine->backend->chunk : SYL_PREFILL_CHUNK;
     for (int i = 0; i < SYL_PREFILL_CHUNK; i++) sequences[i] = sequence;
-    for (int64_t done = 0; done < n; done += SYL_PREFILL_CHUNK) {
-        int64_t count = n - done < SYL_PREFILL_CHUNK ? n - done : SYL_PREFILL_CHUNK;
+    for (int64_t done = 0; done < n; done += chunk) {
+        int64_t count = n - done < chunk ? n - done : chunk;
         int32_t last = (int32_t)count - 1;
         syl_batch batch = {.n_tokens = count,
                            .ids = ids + done,
@@ -56,6 +58,8 @@ syl_status syl_lm_prefill(syl_lm *lm, int sequence, const int32_t *ids, int64_t 
                            .rows = &last};
         SYL_TRY(syl_context_run(lm->context, &batch, diag));
     }
+    if (!logits) return SYL_OK;
+    SYL_TRY(syl_context_fetch(lm->context, diag));
     *logits = syl_context_logits(lm->context, 0);
     return SYL_OK;
 }

@@ -7,7 +7,7 @@
 #include "runtime/exec.h"
 #include "runtime/sample.h"
 
-enum { SYL_PREFILL_CHUNK = 512 }; /* tokens a call of @forward takes of a prompt; no result depends on it */
+enum { SYL_PREFILL_CHUNK = 2048 }; /* tokens a run takes of a prompt at most; the backend may want fewer */
 
 typedef struct syl_lm {
     const syl_engine *engine; /* borrowed */
@@ -21,7 +21,7 @@ SYL_NODISCARD syl_status syl_lm_create(const syl_engine *engine, syl_pool *pool,
 void syl_lm_destroy(syl_lm *lm); /* fine on a zeroed one */
 
 /* Appends tokens to a sequence; *logits gets those behind the last token ([vocab], valid until the next
- * call). n >= 1. */
+ * call). logits NULL: they stay on the device, and runs may be under way when this returns. n >= 1. */
 SYL_NODISCARD syl_status syl_lm_prefill(syl_lm *lm, int sequence, const int32_t *ids, int64_t n,
                                         syl_diag *diag, const float **logits);
 

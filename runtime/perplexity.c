@@ -47,6 +47,8 @@ static syl_status score_chunk(const int32_t *window, int64_t begin, int64_t coun
     syl_batch batch = {.n_tokens = count, .ids = window + begin, .n_rows = n, .rows = rows};
     SYL_TRY(syl_context_run(job->lm->context, &batch, diag));
     if (job->against) SYL_TRY(syl_context_run(job->against->context, &batch, diag));
+    SYL_TRY(syl_context_fetch(job->lm->context, diag));
+    if (job->against) SYL_TRY(syl_context_fetch(job->against->context, diag));
     job->targets = window + begin + first + 1;
     syl_pool_for(job->lm->pool, n, 4, score_rows, job);
     for (int64_t r = 0; r < n; r++) {

@@ -52,9 +52,11 @@ static syl_status run_once(const settings *s, const bench *b, const int32_t *ids
     SYL_TRY(syl_session_truncate(b->session, 0, 0));
     double start = tool_seconds();
     SYL_TRY(syl_session_read(b->session, 0, ids, (size_t)s->prompt, NULL));
+    SYL_TRY(syl_session_wait(b->session));
     double middle = tool_seconds();
     for (int64_t i = 0; i < s->new_tokens; i++)
         SYL_TRY(syl_session_read(b->session, 0, ids + s->prompt + i, 1, NULL));
+    SYL_TRY(syl_session_wait(b->session));
     *prefill_s = middle - start;
     *decode_s = tool_seconds() - middle;
     return SYL_OK;
@@ -97,6 +99,7 @@ static syl_status measure(tool *t, const settings *s, const bench *b, double sta
            *decode = SYL_NEW_ARRAY(&t->arena, double, (size_t)s->repeat);
     fill_ids(ids, n, b->info.token_limit);
     SYL_TRY(syl_session_read(b->session, 0, ids, FIRST_PROMPT, NULL));
+    SYL_TRY(syl_session_wait(b->session));
     double first_s = tool_seconds() - start;
     tool_progress progress = tool_progress_begin(t, "bench");
     for (int64_t r = 0; r < s->repeat; r++) {

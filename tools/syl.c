@@ -13,6 +13,8 @@ enum { N_VERBS = sizeof verbs / sizeof *verbs };
 
 static const opt_spec common_options[] = {
     OPT_ROW_INT(tool, threads, "threads", 0, "N", 0, 1024, "threads to use; 0 = one a core (the default)"),
+    OPT_ROW_TEXT(tool, device, "device", 0, "cpu|cuda|cuda:N",
+                 "where models run (default: $SYL_DEVICE, else the first GPU, else the CPU)"),
     OPT_ROW_CHOICE(tool, cpu, "cpu", 0, "host|x86-64-v3|generic",
                    "which machine to generate code for (default: host)"),
     OPT_ROW_FLAG(tool, json, "json", 0, "print the result as one JSON object (docs/cli.md lists the keys)"),

@@ -27,6 +27,7 @@ syl_status tool_instance(tool *t, syl_instance **out) {
     syl_instance_options options = {.size = sizeof options,
                                     .threads = (int)t->threads,
                                     .cpu = t->cpu,
+                                    .device = t->device,
                                     .message = print_notice,
                                     .user = t};
     if (!t->instance) SYL_TRY(syl_instance_create(&options, &t->instance));
@@ -40,9 +41,13 @@ syl_status tool_open(tool *t, const char *path, syl_program **out) {
     SYL_TRY(tool_instance(t, &instance));
     SYL_TRY(syl_program_load(instance, path, out));
     SYL_TRY(syl_program_describe(*out, &info));
-    tool_say(t, "loaded %s in %.2f s (open %.2f, pack %.2f, %d kernels %.2f: %d compiled, %d from the cache)",
-             path, info.total_s, info.open_s, info.pack_s, info.kernels, info.compile_s,
-             info.kernels_compiled, info.kernels_cached);
+    tool_say(
+        t,
+        "loaded %s on %s%s%s%s in %.2f s (open %.2f, pack %.2f, %d kernels %.2f: %d compiled, %d from the "
+        "cache)",
+        path, info.device, info.processor ? " (" : "", info.processor ? info.processor : "",
+        info.processor ? ")" : "", info.total_s, info.open_s, info.pack_s, info.kernels, info.compile_s,
+        info.kernels_compiled, info.kernels_cached);
     return SYL_OK;
 }
 

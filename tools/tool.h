@@ -12,6 +12,7 @@ typedef struct tool {
     /* common options */
     int64_t threads; /* 0: one a core */
     const char *cpu;
+    const char *device; /* NULL: the library's default */
     bool quiet, json, help;
     syl_instance *instance; /* made by tool_instance */
     struct syl_pool *pool;  /* made by tool_pool (pool.h) */

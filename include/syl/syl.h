@@ -77,6 +77,9 @@ typedef struct syl_instance_options {
     void (*message)(void *user,
                     const syl_notice *notice); /* NULL: errors are only kept (syl_instance_error) */
     void *user;
+    /* Where programs run: "cpu", "cuda" (the first GPU), "cuda:1". NULL: as $SYL_DEVICE says; without it, the first GPU if there is one,
+     * else the CPU. */
+    const char *device;
 } syl_instance_options;
 
 /* options NULL: the defaults. Threads start, and folders are looked at, when they are first needed. */
@@ -99,6 +102,22 @@ typedef struct syl_device {
     const char *llvm;       /* version */
 } syl_device;
 SYL_API syl_status syl_instance_device(syl_instance *instance, syl_device *out);
+
+/* A GPU. Texts live as long as the instance. */
+typedef struct syl_gpu {
+    size_t size;
+    const char *device; /* as options name it: "cuda:0" */
+    const char *name;   /* "NVIDIA H200" */
+    int capability;     /* compute capability * 10: 90 */
+    int multiprocessors;
+    int64_t memory, l2;        /* bytes */
+    int clock_mhz, memory_mhz; /* at most; 0: not known */
+    int memory_bits;           /* width of the memory's bus */
+    int driver;                /* CUDA version that the driver serves: 13000 is 13.0 */
+} syl_gpu;
+/* How many GPUs there are; where none, *why (may be NULL) says why, as long as the instance: "cannot open the CUDA driver: ...". */
+SYL_API syl_status syl_instance_gpus(syl_instance *instance, size_t *n, const char **why);
+SYL_API syl_status syl_instance_gpu(syl_instance *instance, size_t index, syl_gpu *out);
 
 /* ---- compiling ---- */
 
@@ -232,15 +251,18 @@ SYL_API void syl_program_destroy(syl_program *program);
 /* Texts live as long as the program. */
 typedef struct syl_program_info {
     size_t size;
-    const char *path, *name, *cpu;
-    int64_t context_length; /* positions the model was trained for; 0: not a language model */
-    int64_t vocabulary;     /* logits a row; 0: not a language model */
-    int64_t token_limit;    /* token ids are below it */
+    const char *path, *name, *cpu; /* cpu: what code is made for, of a GPU its architecture: "sm_90a" */
+    int64_t context_length;        /* positions the model was trained for; 0: not a language model */
+    int64_t vocabulary;            /* logits a row; 0: not a language model */
+    int64_t token_limit;           /* token ids are below it */
     int has_tokenizer;
     const char *recipe, *provenance; /* JSON */
     double open_s, pack_s, compile_s, total_s;
     int kernels, kernels_compiled, kernels_cached;
     size_t packed_bytes;
+    const char *device;    /* "cpu", "cuda:0" */
+    const char *processor; /* a GPU's name; NULL on the CPU */
+    size_t device_bytes;   /* of a GPU's memory, for weights; 0 on the CPU */
 } syl_program_info;
 SYL_API syl_status syl_program_describe(const syl_program *program, syl_program_info *out); /* any thread */
 
@@ -280,6 +302,9 @@ SYL_API size_t syl_session_bytes(const syl_session *session); /* memory of buffe
 /* Forgets the positions from `length` on; 0 empties the sequence. */
 SYL_API syl_status syl_session_truncate(syl_session *session, int sequence, int64_t length);
 
+/* Waits for work that is under way on a GPU, and reports what failed there. */
+SYL_API syl_status syl_session_wait(syl_session *session);
+
 /* ---- any model: tensors in, tensors out ---- */
 
 /* A tensor, row major. `data` of an input is the caller's, and copied; that of an output is the session's. */
@@ -310,9 +335,11 @@ typedef struct syl_tokens {
 } syl_tokens;
 /* Runs the model. Errors (exec-range, kv-sequence, kv-context, out-of-memory) leave the session as it was. */
 SYL_API syl_status syl_session_run(syl_session *session, const syl_tokens *tokens);
-/* The logits of row `row` of the last run, [vocabulary]; valid until the next call with this session. NULL: no such row. */
+/* The logits of row `row` of the last run, [vocabulary]; valid until the next call with this session. On a GPU this waits for them.
+ * NULL: no such row, or the GPU failed (syl_instance_error). */
 SYL_API const float *syl_session_logits(const syl_session *session, size_t row);
-/* Appends tokens to a sequence, any number of them; *logits gets those behind the last (may be NULL), as for syl_session_logits. */
+/* Appends tokens to a sequence, any number of them; *logits gets those behind the last, as for syl_session_logits. logits NULL: on a
+ * GPU the work may be under way when this returns. */
 SYL_API syl_status syl_session_read(syl_session *session, int sequence, const int32_t *ids, size_t n,
                                     const float **logits);
 

@@ -40,6 +40,7 @@ static double compare(fixture *f, running *run, ir_random *r) {
         }
         syl_batch batch = {call ? 2 : 7, ids, seq[call], call ? 2 : 3, rows[call]};
         fixture_ok(f, syl_context_run(run->context, &batch, f->diag));
+        fixture_ok(f, syl_context_fetch(run->context, f->diag));
         for (int64_t i = 0; i < batch.n_rows * r->vocabulary; i++) {
             double x = expected.logits[call]->data[i];
             double y = syl_context_logits(run->context, i / r->vocabulary)[i % r->vocabulary];
@@ -127,6 +128,7 @@ static float *logits_of(fixture *f, const char *path, int chunk, int others, con
         }
         syl_batch batch = {n, batch_ids, seq, count, rows};
         fixture_ok(f, syl_context_run(run.context, &batch, f->diag));
+        fixture_ok(f, syl_context_fetch(run.context, f->diag));
         for (int i = 0; i < count; i++) {
             memcpy(out + (done + i) * vocab, syl_context_logits(run.context, i), (size_t)vocab * sizeof *out);
         }

@@ -1,4 +1,5 @@
 /* The executor's checks, and the paged KV cache. What models compute is tested in driver_compile.c. */
+#include "runtime/host/pages.h"
 #include "runtime/lm.h"
 #include "runtime_tiny.h"
 
@@ -8,8 +9,8 @@ static const syl_kv_shape shape = {
     .layers = 2, .cache = {.heads = 3, .dim = 5, .elem = KIR_F32}, .sequences = 2, .context = 200};
 
 /* The key element d of (layer, head, position). */
-static float *key_at(const syl_kv *kv, int sequence, int64_t position, int layer, int head, int d) {
-    const syl_kv_view *view = syl_kv_view_of(kv, layer);
+static float *key_at(const syl_host_kv *host, int sequence, int64_t position, int layer, int head, int d) {
+    const syl_kv_view *view = syl_host_kv_view(host, layer);
     unsigned char *page = view->pages[view->table[sequence * view->table_stride + position / SYL_KV_PAGE]];
     float *keys = (float *)(page + view->layer_offset + head * kir_cache_layout_of(&shape.cache).size);
     return keys + (int64_t)d * SYL_KV_PAGE + position % SYL_KV_PAGE;
@@ -18,28 +19,29 @@ static float *key_at(const syl_kv *kv, int sequence, int64_t position, int layer
 static void pages_come_and_go(void **state) {
     (void)state;
     fixture f;
-    syl_kv *kv;
+    syl_host_kv *host;
     fixture_open(&f, 1);
-    fixture_ok(&f, syl_kv_create(&shape, f.diag, &kv));
+    fixture_ok(&f, syl_host_kv_create(&shape, f.diag, &host));
+    syl_kv *kv = host->kv;
     size_t page = sizeof(float) * 2 * 3 * 2 * 5 * SYL_KV_PAGE;
     assert_int_equal(syl_kv_bytes(kv), 0);
     fixture_ok(&f, syl_kv_extend(kv, 0, 65, f.diag));
     fixture_ok(&f, syl_kv_extend(kv, 1, 1, f.diag));
     assert_int_equal(syl_kv_bytes(kv), 3 * page);
     assert_int_equal(syl_kv_length(kv, 0), 65);
-    for (int64_t p = 0; p < 65; p++) *key_at(kv, 0, p, 1, 2, 4) = 7;
+    for (int64_t p = 0; p < 65; p++) *key_at(host, 0, p, 1, 2, 4) = 7;
     syl_kv_truncate(kv, 0, 10); /* positions behind the length are zero again */
     fixture_ok(&f, syl_kv_extend(kv, 0, 130, f.diag));
-    assert_true(*key_at(kv, 0, 9, 1, 2, 4) == 7);
-    for (int64_t p = 10; p < 130; p++) assert_true(*key_at(kv, 0, p, 1, 2, 4) == 0);
+    assert_true(*key_at(host, 0, 9, 1, 2, 4) == 7);
+    for (int64_t p = 10; p < 130; p++) assert_true(*key_at(host, 0, p, 1, 2, 4) == 0);
     syl_kv_truncate(kv, 0, 0);
     fixture_ok(&f, syl_kv_extend(kv, 1, 150, f.diag));
     assert_int_equal(syl_kv_bytes(kv), 4 * page); /* freed pages were used again */
-    for (int64_t p = 64; p < 150; p++) assert_true(*key_at(kv, 1, p, 1, 2, 4) == 0);
+    for (int64_t p = 64; p < 150; p++) assert_true(*key_at(host, 1, p, 1, 2, 4) == 0);
     fixture_error(&f, syl_kv_extend(kv, 0, 201, f.diag), "kv-context", "201", "past the context");
     fixture_error(&f, syl_kv_extend(kv, 2, 1, f.diag), "kv-sequence", "0..1", "an unknown sequence");
     assert_int_equal(syl_kv_length(kv, 0), 0);
-    syl_kv_destroy(kv);
+    syl_host_kv_destroy(host);
     fixture_close(&f);
 }
 
@@ -52,14 +54,15 @@ static void codes_take_less(void **state) {
     } cases[] = {{{0}, 32}, {{8, 64}, 8.375}, {{4, 64}, 4.375}, {{4, 32}, 4.75}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         fixture f;
-        syl_kv *kv;
+        syl_host_kv *host;
         syl_kv_shape codes = {.layers = 2, .sequences = 1, .context = 200};
         codes.cache = (kir_cache){3, 64, KIR_F32, cases[i].codes, cases[i].codes};
         fixture_open(&f, 1);
-        fixture_ok(&f, syl_kv_create(&codes, f.diag, &kv));
+        fixture_ok(&f, syl_host_kv_create(&codes, f.diag, &host));
+        syl_kv *kv = host->kv;
         fixture_ok(&f, syl_kv_extend(kv, 0, 70, f.diag));
         assert_true((double)syl_kv_bytes(kv) == cases[i].bits / 8 * 2 * 2 * 3 * 64 * (2 * SYL_KV_PAGE));
-        syl_kv_destroy(kv);
+        syl_host_kv_destroy(host);
         fixture_close(&f);
     }
 }
@@ -68,14 +71,15 @@ static void codes_take_less(void **state) {
 static void codes_are_forgotten(void **state) {
     (void)state;
     fixture f;
-    syl_kv *kv;
+    syl_host_kv *host;
     syl_kv_shape codes = {.layers = 2, .sequences = 1, .context = 200};
     codes.cache = (kir_cache){3, 32, KIR_BF16, {8, 16}, {4, 32}};
     kir_cache_layout layout = kir_cache_layout_of(&codes.cache);
     fixture_open(&f, 1);
-    fixture_ok(&f, syl_kv_create(&codes, f.diag, &kv));
+    fixture_ok(&f, syl_host_kv_create(&codes, f.diag, &host));
+    syl_kv *kv = host->kv;
     fixture_ok(&f, syl_kv_extend(kv, 0, 64, f.diag));
-    unsigned char *page = syl_kv_view_of(kv, 0)->pages[0];
+    unsigned char *page = syl_host_kv_view(host, 0)->pages[0];
     memset(page, 0xee, syl_kv_bytes(kv));
     syl_kv_truncate(kv, 0, 10);
     for (int64_t head = 0; head < 6; head++)
@@ -87,7 +91,7 @@ static void codes_are_forgotten(void **state) {
                 position = position < KIR_GROUP_ZEROS ? position / 2 : position - KIR_GROUP_ZEROS;
             assert_int_equal(page[head * layout.size + i], position < 10 ? 0xee : 0);
         }
-    syl_kv_destroy(kv);
+    syl_host_kv_destroy(host);
     fixture_close(&f);
 }
 

@@ -1,0 +1,93 @@
+/* Loading for a GPU: plan, a look at the memory it will take, kernels, weights. */
+#include "runtime/cuda/engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/size.h"
+
+static double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static syl_status find_target(syl_cuda_engine *cuda, syl_diag *diag) {
+    const syl_cuda_properties *p = &cuda->device->properties;
+    if (syl_cuda_target_for(p->capability, p->sms, p->l2, &cuda->target)) {
+        if (p->shared < cuda->target.shared) cuda->target.shared = p->shared;
+        return SYL_OK;
+    }
+    return syl_error(diag, SYL_ERR_cuda_capability, SYL_NOWHERE,
+                     "%s has compute capability %d.%d, at least 7.5 is needed", cuda->device->label,
+                     p->capability / 10, p->capability % 10);
+}
+
+/* Before anything large is read: do the weights fit, and the activations of a chunk of a prompt or of one row? */
+static syl_status check_room(const syl_engine *engine, size_t weights, syl_diag *diag) {
+    int64_t chunk = engine->is_language_model ? syl_backend_cuda.chunk : 1;
+    const int64_t rows[2] = {chunk, engine->is_language_model ? 1 : chunk};
+    size_t want[SYL_CUDA_USE_COUNT] = {[SYL_CUDA_WEIGHTS] = weights};
+    if (!syl_cuda_slots(engine->plan, rows, NULL, &want[SYL_CUDA_ACTIVATIONS]))
+        return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "activations of %lld rows are too large",
+                         (long long)chunk);
+    if (engine->signature.has[SYL_INPUT_CACHE]) {
+        syl_kv_shape page = {.layers = engine->plan->cache_layers, .cache = engine->plan->cache};
+        if (!syl_kv_page_bytes(&page, &want[SYL_CUDA_KV])) want[SYL_CUDA_KV] = SIZE_MAX;
+    }
+    return syl_cuda_room(syl_cuda_engine_of(engine)->device, want, diag);
+}
+
+static syl_status load_inside(syl_engine *engine, const syl_engine_options *options, syl_pool *pool,
+                              syl_diag *diag) {
+    syl_cuda_engine *cuda = syl_cuda_engine_of(engine);
+    syl_engine_stats *stats = &engine->stats;
+    double start = seconds_now();
+    size_t weights;
+    SYL_TRY(syl_cuda_weights_place(engine, diag, &weights));
+    SYL_TRY(check_room(engine, weights, diag));
+    SYL_TRY(syl_cuda_code_load(engine, options, pool, diag));
+    double compiled = seconds_now();
+    SYL_TRY(syl_cuda_alloc(cuda->device, SYL_CUDA_WEIGHTS, weights, diag, &cuda->memory));
+    SYL_TRY(syl_cuda_weights_load(engine, pool, diag));
+    stats->compile_s = compiled - start;
+    stats->pack_s = seconds_now() - compiled;
+    return SYL_OK;
+}
+
+syl_status syl_cuda_load(syl_engine *engine, const syl_engine_options *options, syl_pool *pool,
+                         syl_diag *diag) {
+    double start = seconds_now();
+    syl_cuda_engine *cuda = engine->loaded = calloc(1, sizeof *cuda);
+    if (!cuda) return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for an engine");
+    SYL_TRY(syl_cuda_open(options->device, diag, &cuda->device));
+    SYL_TRY(find_target(cuda, diag));
+    SYL_TRY(syl_plan_create_cuda(engine->artifact.module, diag, &engine->plan));
+    engine->stats.open_s += seconds_now() - start;
+    SYL_TRY(syl_cuda_enter(cuda->device, diag));
+    syl_status status = load_inside(engine, options, pool, diag);
+    syl_cuda_leave(cuda->device);
+    SYL_TRY(status);
+    syl_arena *arena = &engine->artifact.arena;
+    engine->device = syl_arena_printf(arena, "cuda:%d", cuda->device->properties.ordinal);
+    engine->target = syl_arena_strdup(arena, cuda->target.name);
+    engine->processor = syl_arena_strdup(arena, cuda->device->properties.name);
+    engine->device_bytes = cuda->memory.size;
+    return SYL_OK;
+}
+
+void syl_cuda_unload(syl_engine *engine) {
+    syl_cuda_engine *cuda = engine->loaded;
+    if (!cuda) return;
+    if (cuda->device && cuda->device->context) {
+        syl_cuda_enter_anyway(cuda->device);
+        syl_cuda_code_unload(cuda);
+        syl_cuda_free(cuda->device, &cuda->memory);
+        syl_cuda_leave(cuda->device);
+    }
+    syl_cuda_close(cuda->device);
+    free(cuda->weight_offset);
+    free(cuda);
+    engine->loaded = NULL;
+}

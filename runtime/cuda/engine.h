@@ -1,0 +1,63 @@
+/* What the CUDA backend keeps of an engine: the device, weights there, kernels by number of rows (private to runtime/cuda). */
+#ifndef SYL_RUNTIME_CUDA_ENGINE_H
+#define SYL_RUNTIME_CUDA_ENGINE_H
+
+#include "codegen/cuda/cuda.h"
+#include "runtime/backend.h"
+#include "runtime/cuda/device.h"
+
+/* Kernels have a variant for each of these numbers of rows; a run takes that of the first which is not smaller, or the last. */
+enum { SYL_CUDA_BUCKETS = 10 };
+extern const int64_t syl_cuda_buckets[SYL_CUDA_BUCKETS];
+int syl_cuda_bucket_of(int64_t rows);
+
+/* A kernel of the plan in one variant, on the device. */
+typedef struct syl_cuda_loaded {
+    const kir_kernel *kernel;
+    syl_cuda_variant variant;
+    syl_cuda_launch launch;
+    cu_function function;
+} syl_cuda_loaded;
+
+typedef struct syl_cuda_code_set {
+    syl_cuda_loaded *loaded; /* [n] */
+    size_t n;
+    int *choice; /* [kernel of the plan][bucket]: number in loaded */
+    cu_module *modules;
+    size_t n_modules;
+} syl_cuda_code_set;
+
+typedef struct syl_cuda_engine {
+    syl_cuda_device *device;
+    syl_cuda_target target;
+    syl_cuda_memory memory; /* all weights */
+    size_t *weight_offset;  /* one for each plan->weights */
+    syl_cuda_code_set code;
+} syl_cuda_engine;
+
+static inline syl_cuda_engine *syl_cuda_engine_of(const syl_engine *engine) {
+    return engine->loaded;
+}
+
+/* code.c: the best variants, compiled and loaded. Inside of enter. */
+SYL_NODISCARD syl_status syl_cuda_code_load(syl_engine *engine, const syl_engine_options *options,
+                                            syl_pool *pool, syl_diag *diag);
+void syl_cuda_code_unload(syl_cuda_engine *cuda);
+static inline const syl_cuda_loaded *syl_cuda_choice(const syl_cuda_engine *cuda, int kernel, int64_t rows) {
+    return &cuda->code.loaded[cuda->code.choice[kernel * SYL_CUDA_BUCKETS + syl_cuda_bucket_of(rows)]];
+}
+
+/* weights.c: where weights will lie, and bringing them there. Inside of enter. */
+SYL_NODISCARD syl_status syl_cuda_weights_place(const syl_engine *engine, syl_diag *diag, size_t *total);
+SYL_NODISCARD syl_status syl_cuda_weights_load(syl_engine *engine, syl_pool *pool, syl_diag *diag);
+
+/* memory.c: what runs need. False on overflow. */
+bool syl_cuda_slots(const syl_plan *plan, const int64_t rows[2], size_t *offsets, size_t *total);
+/* The largest workspace of runs of up to these many rows and positions. */
+bool syl_cuda_workspace(const syl_engine *engine, const int64_t rows[2], int64_t positions, size_t *total);
+
+SYL_NODISCARD syl_status syl_cuda_load(syl_engine *engine, const syl_engine_options *options, syl_pool *pool,
+                                       syl_diag *diag);
+void syl_cuda_unload(syl_engine *engine);
+
+#endif

@@ -1,0 +1,87 @@
+/* Launching the steps of a plan: arguments to addresses, the variant for the number of rows, the grid. */
+#include <string.h>
+
+#include "base/size.h"
+#include "runtime/cuda/runner.h"
+
+/* A kernel's one parameter: addresses of its buffers, the workspace's, and two ints, without gaps (cuda.h). */
+typedef struct parameter {
+    uint64_t words[SYL_CUDA_MAX_BUFFERS + 2];
+} parameter;
+
+static cu_address address(const syl_cuda_runner *r, const syl_plan_arg *arg) {
+    cu_address base = 0;
+    switch (arg->kind) {
+    case SYL_ARG_SLOT:
+        base = r->arena.at + r->slot_offset[arg->index];
+        break;
+    case SYL_ARG_INPUT:
+        base = r->in.memory.at + r->in.offsets[arg->index];
+        break;
+    case SYL_ARG_OUTPUT:
+        base = r->out.memory.at + r->out.offsets[arg->index];
+        break;
+    case SYL_ARG_WEIGHT:
+        base = r->cuda->memory.at + r->cuda->weight_offset[arg->index];
+        break;
+    case SYL_ARG_CACHE:
+        return syl_cuda_pages_view(r, arg->index);
+    }
+    return base + (cu_address)arg->offset;
+}
+
+int64_t syl_cuda_round_positions(const syl_cuda_runner *r, int64_t positions) {
+    int64_t rounded = SYL_KV_PAGE;
+    while (rounded < positions) rounded *= 2;
+    return r->base.kv && rounded > r->shape.context && positions <= r->shape.context ? r->shape.context
+                                                                                     : rounded;
+}
+
+static syl_status launch(syl_cuda_runner *r, const syl_plan_step *step, int64_t rows, int64_t positions,
+                         syl_diag *diag) {
+    const syl_cuda_loaded *loaded = syl_cuda_choice(r->cuda, step->kernel, rows);
+    const syl_cuda_launch *how = &loaded->launch;
+    syl_cuda_grid grid = syl_cuda_grid_of(how, rows, positions);
+    parameter p;
+    for (int i = 0; i < step->n_args; i++) p.words[i] = address(r, &step->args[i]);
+    p.words[step->n_args] = r->workspace.at;
+    int32_t ints[2] = {(int32_t)rows, (int32_t)positions};
+    memcpy(&p.words[step->n_args + 1], ints, sizeof ints);
+    cu_launch_attribute attributes[2] = {0};
+    cu_launch_config config = {.grid = {(unsigned)grid.x, (unsigned)grid.y, (unsigned)grid.z},
+                               .block = {(unsigned)how->threads, 1, 1},
+                               .shared = (unsigned)how->shared,
+                               .stream = r->stream,
+                               .attributes = attributes};
+    if (how->cluster > 1) {
+        attributes[config.n_attributes].id = CU_LAUNCH_CLUSTER;
+        attributes[config.n_attributes].value.cluster.x = 1;
+        attributes[config.n_attributes].value.cluster.y = (unsigned)how->cluster;
+        attributes[config.n_attributes++].value.cluster.z = 1;
+    }
+    if (how->dependent && r->after_kernel) {
+        attributes[config.n_attributes].id = CU_LAUNCH_PROGRAMMATIC;
+        attributes[config.n_attributes++].value.programmatic = 1;
+    }
+    void *parameters[] = {&p};
+    int result = r->cuda->device->driver.launch(&config, loaded->function, parameters, NULL);
+    r->after_kernel = true;
+    if (result == CU_SUCCESS) return SYL_OK;
+    syl_status status = syl_cuda_check(r->cuda->device, result, "launching a kernel", diag);
+    syl_note(diag, SYL_NOWHERE,
+             "the kernel is %s of %s over %lld rows, grid %lld x %lld x %lld of %d threads",
+             loaded->kernel->name, step->label, (long long)rows, (long long)grid.x, (long long)grid.y,
+             (long long)grid.z, how->threads);
+    return status;
+}
+
+syl_status syl_cuda_launch_steps(syl_cuda_runner *r, const syl_run *run, syl_diag *diag) {
+    const syl_plan *plan = r->base.engine->plan;
+    int64_t positions = syl_cuda_round_positions(r, run->positions);
+    for (size_t i = 0; i < plan->steps.n; i++) {
+        const syl_plan_step *step = &plan->steps.p[i];
+        int64_t rows = run->rows[step->rows];
+        if (rows > 0) SYL_TRY(launch(r, step, rows, positions, diag));
+    }
+    return SYL_OK;
+}

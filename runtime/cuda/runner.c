@@ -1,0 +1,280 @@
+/* The CUDA backend (backend.h): plans in use, each in a stream of its own.
+ *
+ * Arguments are written to pinned memory and go to the device in one copy; results stay there until they are fetched. All memory is
+ * taken in reserve, so a run allocates nothing. */
+#include "runtime/cuda/runner.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/size.h"
+
+enum { ALIGN = 256 };
+
+static syl_cuda_runner *runner_of(syl_runner *base) {
+    return (syl_cuda_runner *)base;
+}
+
+static syl_status check(syl_cuda_runner *r, int result, const char *what, syl_diag *diag) {
+    return syl_cuda_check(r->cuda->device, result, what, diag);
+}
+
+/* ---- creation ---- */
+
+static syl_status make_tensors(syl_cuda_tensors *t, int n, syl_diag *diag) {
+    t->n = n;
+    t->offsets = calloc((size_t)n + 1, sizeof *t->offsets);
+    t->sizes = calloc((size_t)n + 1, sizeof *t->sizes);
+    return t->offsets && t->sizes
+               ? SYL_OK
+               : syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for a list of buffers");
+}
+
+static void free_tensors(syl_cuda_runner *r, syl_cuda_tensors *t) {
+    syl_cuda_free(r->cuda->device, &t->memory);
+    syl_cuda_unpin(r->cuda->device, &t->host);
+    free(t->offsets);
+    free(t->sizes);
+}
+
+static syl_status check_buffers(const syl_plan *plan, syl_diag *diag) {
+    for (size_t i = 0; i < plan->kernels.n; i++)
+        if (plan->kernels.p[i]->buffers.n > SYL_CUDA_MAX_BUFFERS)
+            return syl_error(diag, SYL_ERR_exec_signature, SYL_NOWHERE,
+                             "kernel %s has %zu buffers, at most %d are supported", plan->kernels.p[i]->name,
+                             plan->kernels.p[i]->buffers.n, SYL_CUDA_MAX_BUFFERS);
+    return SYL_OK;
+}
+
+static syl_status fill(syl_cuda_runner *r, const syl_kv_shape *kv, syl_diag *diag) {
+    const syl_engine *engine = r->base.engine;
+    const syl_cuda_driver *driver = &r->cuda->device->driver;
+    SYL_TRY(check_buffers(engine->plan, diag));
+    SYL_TRY(make_tensors(&r->in, syl_engine_inputs(engine), diag));
+    SYL_TRY(make_tensors(&r->out, syl_engine_outputs(engine), diag));
+    r->slot_offset = calloc(engine->plan->slots.n + 1, sizeof *r->slot_offset);
+    if (!r->slot_offset)
+        return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for a list of buffers");
+    SYL_TRY(check(r, driver->stream_create(&r->stream, CU_STREAM_NON_BLOCKING), "making a stream", diag));
+    SYL_TRY(check(r, driver->event_create(&r->staged, CU_EVENT_NO_TIMING), "making an event", diag));
+    if (!kv) return SYL_OK;
+    r->shape = *kv;
+    return syl_cuda_pages_create(r, diag);
+}
+
+static void close_inside(syl_cuda_runner *r) {
+    const syl_cuda_driver *driver = &r->cuda->device->driver;
+    if (r->stream) driver->stream_wait(r->stream);
+    free_tensors(r, &r->in);
+    free_tensors(r, &r->out);
+    syl_cuda_free(r->cuda->device, &r->arena);
+    syl_cuda_free(r->cuda->device, &r->workspace);
+    syl_cuda_pages_destroy(r);
+    if (r->staged) driver->event_destroy(r->staged);
+    if (r->stream) driver->stream_destroy(r->stream);
+    free(r->slot_offset);
+}
+
+static void close_runner(syl_runner *base) {
+    syl_cuda_runner *r = runner_of(base);
+    syl_cuda_device *device = r->cuda->device;
+    syl_cuda_enter_anyway(device);
+    close_inside(r);
+    syl_cuda_leave(device);
+    free(r);
+}
+
+static syl_status open_runner(const syl_engine *engine, syl_pool *pool, const syl_kv_shape *kv,
+                              syl_diag *diag, syl_runner **out) {
+    (void)pool;
+    *out = NULL;
+    syl_cuda_engine *cuda = syl_cuda_engine_of(engine);
+    SYL_TRY(syl_cuda_enter(cuda->device, diag));
+    syl_cuda_runner *r = calloc(1, sizeof *r);
+    syl_status status = SYL_OK;
+    if (!r) status = syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for a run");
+    if (r) {
+        r->base.engine = engine;
+        r->cuda = cuda;
+        status = fill(r, kv, diag);
+    }
+    if (r && status != SYL_OK) {
+        close_inside(r);
+        free(r);
+        r = NULL;
+    }
+    syl_cuda_leave(cuda->device);
+    *out = r ? &r->base : NULL;
+    return status;
+}
+
+/* ---- buffers ---- */
+
+/* A block at least this large; what it held is lost if it grows. The stream is idle. */
+static syl_status grow(syl_cuda_runner *r, syl_cuda_memory *memory, syl_cuda_use use, size_t size,
+                       syl_diag *diag) {
+    if (memory->at && size <= memory->size) return SYL_OK;
+    syl_cuda_free(r->cuda->device, memory);
+    return syl_cuda_alloc(r->cuda->device, use, size, diag, memory);
+}
+
+static syl_status too_large(syl_diag *diag, int64_t rows) {
+    return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "activations of %lld rows are too large",
+                     (long long)rows);
+}
+
+/* Slots and workspace; both keep what they have room for already. */
+static syl_status reserve_rows(syl_cuda_runner *r, const syl_run *run, syl_diag *diag) {
+    int64_t rows[2], positions = syl_cuda_round_positions(r, r->base.kv ? r->shape.context : 1);
+    size_t slots, workspace;
+    if (r->arena.at && run->rows[0] <= r->cap[0] && run->rows[1] <= r->cap[1]) return SYL_OK;
+    for (int s = 0; s < 2; s++) rows[s] = run->rows[s] > r->cap[s] ? run->rows[s] : r->cap[s];
+    r->cap[0] = r->cap[1] = 0;
+    if (!syl_cuda_slots(r->base.engine->plan, rows, r->slot_offset, &slots) ||
+        !syl_cuda_workspace(r->base.engine, rows, positions, &workspace))
+        return too_large(diag, rows[0]);
+    SYL_TRY(check(r, r->cuda->device->driver.stream_wait(r->stream), "waiting for runs", diag));
+    SYL_TRY(grow(r, &r->arena, SYL_CUDA_ACTIVATIONS, slots + ALIGN, diag));
+    if (workspace > r->workspace.size || !r->workspace.at) {
+        SYL_TRY(grow(r, &r->workspace, SYL_CUDA_WORKSPACE, workspace + ALIGN, diag));
+        r->after_kernel = false;
+        SYL_TRY(check(r, r->cuda->device->driver.fill(r->workspace.at, 0, r->workspace.size, r->stream),
+                      "clearing the workspace", diag));
+    }
+    for (int s = 0; s < 2; s++) r->cap[s] = rows[s];
+    return SYL_OK;
+}
+
+static syl_status place_tensors(syl_cuda_tensors *t, const size_t *sizes, syl_diag *diag, size_t *total) {
+    *total = 0;
+    for (int i = 0; i < t->n; i++) {
+        size_t size;
+        t->offsets[i] = *total;
+        t->sizes[i] = sizes[i];
+        if (!syl_size_align(sizes[i], ALIGN, &size) || !syl_size_add(*total, size, total))
+            return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "tensors are too large");
+    }
+    return syl_size_add(*total, ALIGN, total)
+               ? SYL_OK
+               : syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "tensors are too large");
+}
+
+static syl_status reserve_tensors(syl_cuda_runner *r, syl_cuda_tensors *t, const size_t *sizes, bool pinned,
+                                  syl_diag *diag) {
+    size_t total;
+    SYL_TRY(place_tensors(t, sizes, diag, &total));
+    if (!t->memory.at || total > t->memory.size) {
+        SYL_TRY(check(r, r->cuda->device->driver.stream_wait(r->stream), "waiting for runs", diag));
+        SYL_TRY(grow(r, &t->memory, SYL_CUDA_TENSORS, total, diag));
+    }
+    if (!pinned || (t->host.data && total <= t->host.size)) return SYL_OK;
+    syl_cuda_unpin(r->cuda->device, &t->host);
+    return syl_cuda_pin(r->cuda->device, total, diag, &t->host);
+}
+
+static syl_status reserve_inside(syl_cuda_runner *r, const syl_run *run, syl_diag *diag) {
+    SYL_TRY(check(r, r->cuda->device->driver.event_wait(r->staged), "waiting for a copy", diag));
+    SYL_TRY(reserve_rows(r, run, diag));
+    SYL_TRY(reserve_tensors(r, &r->in, run->input_bytes, true, diag));
+    return reserve_tensors(r, &r->out, run->output_bytes, false, diag);
+}
+
+static syl_status reserve(syl_runner *base, const syl_run *run, syl_diag *diag) {
+    syl_cuda_runner *r = runner_of(base);
+    SYL_TRY(syl_cuda_enter(r->cuda->device, diag));
+    syl_status status = reserve_inside(r, run, diag);
+    syl_cuda_leave(r->cuda->device);
+    return status;
+}
+
+static void *input(syl_runner *base, int i) {
+    syl_cuda_tensors *in = &runner_of(base)->in;
+    return (unsigned char *)in->host.data + in->offsets[i];
+}
+
+/* ---- running ---- */
+
+static syl_status copy_inputs(syl_cuda_runner *r, syl_diag *diag) {
+    const syl_cuda_driver *driver = &r->cuda->device->driver;
+    size_t size = r->in.n ? r->in.offsets[r->in.n - 1] + r->in.sizes[r->in.n - 1] : 0;
+    r->after_kernel = false;
+    if (size)
+        SYL_TRY(check(r, driver->copy_in(r->in.memory.at, r->in.host.data, size, r->stream), "copying inputs",
+                      diag));
+    return SYL_OK;
+}
+
+static syl_status run_inside(syl_cuda_runner *r, const syl_run *run, syl_diag *diag) {
+    SYL_TRY(syl_cuda_pages_mirror(r, diag));
+    SYL_TRY(copy_inputs(r, diag));
+    SYL_TRY(check(r, r->cuda->device->driver.event_record(r->staged, r->stream), "copying inputs", diag));
+    return syl_cuda_launch_steps(r, run, diag);
+}
+
+static syl_status run_plan(syl_runner *base, const syl_run *run, syl_diag *diag) {
+    syl_cuda_runner *r = runner_of(base);
+    SYL_TRY(syl_cuda_enter(r->cuda->device, diag));
+    syl_status status = run_inside(r, run, diag);
+    syl_cuda_leave(r->cuda->device);
+    return status;
+}
+
+/* ---- results ---- */
+
+static syl_status fetch_inside(syl_cuda_runner *r, int i, size_t offset, size_t size, syl_diag *diag) {
+    const syl_cuda_driver *driver = &r->cuda->device->driver;
+    size_t at = r->out.offsets[i] + offset;
+    if (!r->out.host.data || r->out.host.size < at + size) {
+        /* earlier results in the host's memory are lost: those of one run are fetched behind each other, so room is made for all */
+        size_t total = r->out.offsets[r->out.n - 1] + r->out.sizes[r->out.n - 1] + ALIGN;
+        syl_cuda_unpin(r->cuda->device, &r->out.host);
+        SYL_TRY(syl_cuda_pin(r->cuda->device, total, diag, &r->out.host));
+    }
+    if (size) {
+        r->after_kernel = false;
+        SYL_TRY(check(
+            r,
+            driver->copy_out((unsigned char *)r->out.host.data + at, r->out.memory.at + at, size, r->stream),
+            "copying results", diag));
+    }
+    return check(r, driver->stream_wait(r->stream), "running the model", diag);
+}
+
+static syl_status fetch(syl_runner *base, int i, size_t offset, size_t size, syl_diag *diag,
+                        const void **out) {
+    syl_cuda_runner *r = runner_of(base);
+    SYL_TRY(syl_cuda_enter(r->cuda->device, diag));
+    syl_status status = fetch_inside(r, i, offset, size, diag);
+    syl_cuda_leave(r->cuda->device);
+    *out = status == SYL_OK ? (unsigned char *)r->out.host.data + r->out.offsets[i] + offset : NULL;
+    return status;
+}
+
+static syl_status wait_for(syl_runner *base, syl_diag *diag) {
+    syl_cuda_runner *r = runner_of(base);
+    SYL_TRY(syl_cuda_enter(r->cuda->device, diag));
+    syl_status status = check(r, r->cuda->device->driver.stream_wait(r->stream), "running the model", diag);
+    syl_cuda_leave(r->cuda->device);
+    return status;
+}
+
+static size_t bytes(const syl_runner *base) {
+    const syl_cuda_runner *r = (const syl_cuda_runner *)base;
+    return r->arena.size + r->workspace.size + r->in.memory.size + r->out.memory.size + r->pages.pages.size +
+           r->pages.table.size + r->pages.views.size;
+}
+
+const syl_backend syl_backend_cuda = {
+    .name = "cuda",
+    .chunk = 2048,
+    .load = syl_cuda_load,
+    .unload = syl_cuda_unload,
+    .open = open_runner,
+    .close = close_runner,
+    .reserve = reserve,
+    .input = input,
+    .run = run_plan,
+    .fetch = fetch,
+    .wait = wait_for,
+    .bytes = bytes,
+};
