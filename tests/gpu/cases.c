@@ -18,7 +18,7 @@ void gpu_cases_add(gpu_cases *cases, gpu_problem_spec spec, const char *name, co
 int gpu_case_rows(const gpu_problem_spec *spec, size_t index, int64_t *out) {
     static const int64_t sizes[] = {2,  7,   8,   9,   15,  16,  17,   31,   64,
                                     65, 127, 128, 129, 256, 333, 1000, 2048, 4099};
-    enum { N = sizeof sizes / sizeof *sizes, STEP = 3 };
+    enum { N = sizeof sizes / sizeof *sizes, STEP = 4 };
     int n = 0;
     if (spec->multiple > 1) {
         for (int64_t sequences = 1; n < GPU_MAX_ROW_COUNTS && sequences * spec->multiple < spec->max_rows;

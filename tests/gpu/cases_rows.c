@@ -56,17 +56,19 @@ static void norms(gpu_cases *c, int w) {
         "mul %%n, %%s : tensor<Tx%dxf32> %%l = add %%n, %%k : tensor<Tx%dxf32> %%o = add %%l, %%h : "
         "tensor<Tx%dxf32> return %%o } }",
         w, 2 * w, w, w, w, w, w, w, 2 * w, w, w, w, w, w);
+    /* a region of its own, since fuse would join quantize and dequantize */
     gpu_cases_add(
         c, coded, NAME("rms_norm quantize dequantize %d", w),
-        "module @m { func @forward(%%x: tensor<Tx%dxf32>) -> tensor<Tx%dxf32> { %%n = rms_norm %%x {eps = "
-        "1e-05} : tensor<Tx%dxf32> %%q = quantize %%n : tensor<Tx%dxint8_token> %%y = dequantize %%q : "
-        "tensor<Tx%dxf32> return %%y } }",
-        w, w, w, w, w);
-    gpu_cases_add(
-        c, exactly, NAME("quantize dequantize %d", w),
-        "module @m { func @forward(%%x: tensor<Tx%dxf32>) -> tensor<Tx%dxf32> { %%q = quantize %%x : "
-        "tensor<Tx%dxint8_token> %%y = dequantize %%q : tensor<Tx%dxf32> return %%y } }",
-        w, w, w, w);
+        "module @m { func @forward(%%x: tensor<Tx%dxf32>) -> tensor<Tx%dxf32> { %%q = fused : "
+        "tensor<Tx%dxint8_token> { %%n = rms_norm %%x {eps = 1e-05} : tensor<Tx%dxf32> %%c = "
+        "quantize %%n : tensor<Tx%dxint8_token> yield %%c } %%y = dequantize %%q : tensor<Tx%dxf32> "
+        "return %%y } }",
+        w, w, w, w, w, w);
+    gpu_cases_add(c, exactly, NAME("quantize dequantize %d", w),
+                  "module @m { func @forward(%%x: tensor<Tx%dxf32>) -> tensor<Tx%dxf32> { %%q = fused : "
+                  "tensor<Tx%dxint8_token> { %%c = quantize %%x : tensor<Tx%dxint8_token> yield %%c } %%y = "
+                  "dequantize %%q : tensor<Tx%dxf32> return %%y } }",
+                  w, w, w, w, w);
 }
 
 static void head_norm(gpu_cases *c, int heads, int dim) {
@@ -89,12 +91,11 @@ static void transform(gpu_cases *c, int w, const char *factors, const char *tran
                   w, w, factors, transpose, w);
     gpu_cases_add(
         c, quantized, NAME("silu mul hadamard [%s]%s quantize of %d", factors, transpose, w),
-        "module @m { func @forward(%%x: tensor<Tx%dxf32>, %%z: tensor<Tx%dxf32>) -> tensor<Tx%dxf32> { %%s = "
-        "silu %%x : tensor<Tx%dxf32> %%m = mul %%s, %%z : tensor<Tx%dxf32> %%h = hadamard %%m {axis = 1, "
-        "factors "
-        "= [%s]%s} : tensor<Tx%dxf32> %%q = quantize %%h : tensor<Tx%dxint8_token> %%y = dequantize %%q : "
-        "tensor<Tx%dxf32> return %%y } }",
-        w, w, w, w, w, factors, transpose, w, w, w);
+        "module @m { func @forward(%%x: tensor<Tx%dxf32>, %%z: tensor<Tx%dxf32>) -> tensor<Tx%dxf32> { %%q = "
+        "fused : tensor<Tx%dxint8_token> { %%s = silu %%x : tensor<Tx%dxf32> %%m = mul %%s, %%z : "
+        "tensor<Tx%dxf32> %%h = hadamard %%m {axis = 1, factors = [%s]%s} : tensor<Tx%dxf32> %%c = quantize "
+        "%%h : tensor<Tx%dxint8_token> yield %%c } %%y = dequantize %%q : tensor<Tx%dxf32> return %%y } }",
+        w, w, w, w, w, w, factors, transpose, w, w, w);
 }
 
 static void projection(gpu_cases *c, int w, const char *factors, int rank) {

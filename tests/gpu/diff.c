@@ -1,12 +1,14 @@
 /* The differential test: every op x scheme x layout x shape class, generated CUDA against the reference in plain C, on identical random
  * inputs.
  *
- *     gpu_diff [--case N] [--only TEXT] [--family NAME] [--more N] [--arch sm_80] [--threads N] [--json FILE] [--list] [--brief] [--plain]
+ *     gpu_diff [--case N] [--only TEXT] [--family NAME] [--more N] [--arch sm_80] [--threads N] [--json FILE] [--list] [--brief] [--plain] [--dry]
  *
  * A case is a problem at a number of rows. All variants of its kernels must give the same bits as the first variant at the problem's largest
  * number of rows: that holds variants to each other, and a row alone to the row in a batch. Sampled rows are compared with the
  * reference: bit by bit where integers are summed, else by their normalized mean squared error. Outputs are filled with NaNs before each run, what
- * lies behind them must stay, and so must the zeros at the begin of the workspace. Exit code 77: there is no GPU here. */
+ * lies behind them must stay, and so must the zeros at the begin of the workspace. Exit code 77: there is no GPU here.
+ *
+ * --dry needs no GPU: every problem is planned, its reference runs over a few rows, and the sources of its kernels are printed for each architecture. */
 #include <getopt.h>
 #include <math.h>
 #include <stdatomic.h>
@@ -26,7 +28,7 @@ typedef struct settings {
     int64_t only_case;
     const char *only, *family, *arch, *json;
     int more, threads;
-    bool list, brief, plain, verbose;
+    bool list, brief, plain, verbose, dry;
 } settings;
 
 typedef struct tally {
@@ -194,6 +196,40 @@ static void count_variants(job *j) {
     pthread_mutex_unlock(&j->t->t.lock);
 }
 
+static bool is_large(const char *name) {
+    const char *x = strrchr(name, ' ');
+    int n, k;
+    return strncmp(name, "linear", 6) == 0 && x && sscanf(x, "%dx%d", &n, &k) == 2 &&
+           n * (int64_t)k > 2000000;
+}
+
+/* Everything up to the device: plan, packed weights, reference, and sources of the best variant of each family. */
+static syl_status dry_run(test *t, gpu_problem *p, size_t index) {
+    syl_status status = gpu_problem_expect(p);
+    for (size_t i = 0; i < p->plan->steps.n && status == SYL_OK; i++) {
+        const kir_kernel *kernel = p->plan->kernels.p[p->plan->steps.p[i].kernel];
+        const char *arch = syl_cuda_archs[(index + i) % SYL_CUDA_ARCHS].name;
+        syl_cuda_variant all[256];
+        syl_cuda_launch launch;
+        syl_cuda_target target;
+        if (!syl_cuda_target_named(arch, &target))
+            return syl_error(p->diag, SYL_ERR_exec_input, SYL_NOWHERE, "there is no architecture %s", arch);
+        int n = syl_cuda_variants(kernel, &target, p->spec->max_rows, all, 256);
+        if (n == 0)
+            return syl_error(p->diag, SYL_ERR_exec_input, SYL_NOWHERE, "kernel %s has no variant for %s",
+                             kernel->name, arch);
+        for (int v = 0; v < n && status == SYL_OK; v++) {
+            syl_text source = {.arena = &p->arena};
+            if (v && all[v].family == all[v - 1].family) continue;
+            status = syl_cuda_source(kernel, &target, &all[v], p->diag, &source, &launch);
+            pthread_mutex_lock(&t->t.lock);
+            t->t.launched[all[v].family]++;
+            pthread_mutex_unlock(&t->t.lock);
+        }
+    }
+    return status;
+}
+
 static void run_problem(test *t, size_t index) {
     gpu_problem_spec spec = t->cases.problems.p[index];
     int64_t number = t->first_case[index];
@@ -202,6 +238,7 @@ static void run_problem(test *t, size_t index) {
     j->t = t;
     if (t->set.brief && spec.multiple == 1) spec.max_rows = spec.max_rows < 130 ? spec.max_rows : 130;
     if (t->set.brief && spec.multiple > 1) spec.max_rows = spec.multiple * 4;
+    if (t->set.dry) spec.max_rows = spec.multiple > 1 ? spec.multiple * 2 : 9;
     j->n_rows = gpu_case_rows(&spec, index, j->rows);
     if (t->set.brief && j->n_rows > BRIEF_ROWS) {
         j->rows[BRIEF_ROWS - 1] = j->rows[j->n_rows - 1];
@@ -209,14 +246,19 @@ static void run_problem(test *t, size_t index) {
     }
     j->base_rows = spec.max_rows;
     syl_status status = gpu_problem_create(&spec, &j->problem);
-    if (status == SYL_OK && !t->set.brief) status = gpu_problem_expect(&j->problem);
+    if (status == SYL_OK && !t->set.brief && !t->set.dry) status = gpu_problem_expect(&j->problem);
     j->run = (gpu_run){.g = &t->g, .problem = &j->problem};
-    for (int i = 0; i < j->n_rows && status == SYL_OK; i++)
+    if (t->set.dry && status == SYL_OK) status = dry_run(t, &j->problem, index);
+    for (int i = 0; i < j->n_rows && status == SYL_OK && !t->set.dry; i++)
         status = gpu_run_choose(&j->run, j->rows[i], t->set.more, t->set.family);
     if (status != SYL_OK) {
         snprintf(j->why, sizeof j->why, "%.1000s", j->problem.errors.p ? j->problem.errors.p : "no message");
         for (char *c = j->why; *c; c++) *c = *c == '\n' ? ' ' : *c;
         fail(t, number, &spec, spec.max_rows, j->why);
+    } else if (t->set.dry) {
+        pthread_mutex_lock(&t->t.lock);
+        t->t.cases += j->n_rows;
+        pthread_mutex_unlock(&t->t.lock);
     } else {
         count_variants(j);
         gpu_enter(&t->g);
@@ -241,17 +283,11 @@ static void run_problem(test *t, size_t index) {
 
 /* ---- all problems ---- */
 
-static bool is_large(const char *name) {
-    const char *x = strrchr(name, ' ');
-    int n, k;
-    return strncmp(name, "linear", 6) == 0 && x && sscanf(x, "%dx%d", &n, &k) == 2 &&
-           n * (int64_t)k > 2000000;
-}
-
 static bool selected(const test *t, size_t index) {
     const gpu_problem_spec *spec = &t->cases.problems.p[index];
     if (t->set.only && !strstr(spec->name, t->set.only)) return false;
     if (t->set.brief) return index % 7 == 0 && !is_large(spec->name);
+    if (t->set.dry) return !is_large(spec->name);
     if (t->set.only_case < 0) return true;
     int64_t rows[GPU_MAX_ROW_COUNTS], first = t->first_case[index];
     return t->set.only_case >= first && t->set.only_case < first + gpu_case_rows(spec, index, rows);
@@ -295,12 +331,19 @@ static void write_json(const test *t, double seconds) {
 static settings read_settings(int argc, char **argv) {
     settings s = {.only_case = -1, .more = 1};
     static const struct option options[] = {
-        {"case", required_argument, NULL, 'c'},    {"only", required_argument, NULL, 'o'},
-        {"family", required_argument, NULL, 'f'},  {"more", required_argument, NULL, 'm'},
-        {"arch", required_argument, NULL, 'a'},    {"json", required_argument, NULL, 'j'},
-        {"threads", required_argument, NULL, 't'}, {"list", no_argument, NULL, 'l'},
-        {"brief", no_argument, NULL, 'b'},         {"plain", no_argument, NULL, 'p'},
-        {"verbose", no_argument, NULL, 'v'},       {0},
+        {"case", required_argument, NULL, 'c'},
+        {"only", required_argument, NULL, 'o'},
+        {"family", required_argument, NULL, 'f'},
+        {"more", required_argument, NULL, 'm'},
+        {"arch", required_argument, NULL, 'a'},
+        {"json", required_argument, NULL, 'j'},
+        {"threads", required_argument, NULL, 't'},
+        {"list", no_argument, NULL, 'l'},
+        {"brief", no_argument, NULL, 'b'},
+        {"plain", no_argument, NULL, 'p'},
+        {"verbose", no_argument, NULL, 'v'},
+        {"dry", no_argument, NULL, 'd'},
+        {0},
     };
     for (int c; (c = getopt_long(argc, argv, "v", options, NULL)) != -1;) {
         if (c == 'c') s.only_case = atoll(optarg), s.verbose = true;
@@ -314,6 +357,7 @@ static settings read_settings(int argc, char **argv) {
         if (c == 'b') s.brief = true;
         if (c == 'p') s.plain = true;
         if (c == 'v') s.verbose = true;
+        if (c == 'd') s.dry = true;
         if (c == '?') exit(2);
     }
     if (s.brief) s.more = s.more == 1 ? 0 : s.more;
@@ -348,9 +392,11 @@ int main(int argc, char **argv) {
     number_cases(&t);
     if (t.set.list) return 0;
     double begin = now();
-    gpu_open(&t.g, t.set.arch);
-    t.g.plain = t.set.plain;
-    gpu_checker_create(&t.g, &t.checker);
+    if (!t.set.dry) {
+        gpu_open(&t.g, t.set.arch);
+        t.g.plain = t.set.plain;
+        gpu_checker_create(&t.g, &t.checker);
+    }
     int n = t.set.threads ? t.set.threads : syl_cpu_count();
     pthread_t threads[64];
     if (n > 64) n = 64;
@@ -360,14 +406,16 @@ int main(int argc, char **argv) {
     double seconds = now() - begin;
     printf("%s, %s: %lld cases, %lld failed; %lld runs, %lld kernels compiled, worst passing nmse %.3g; %.1f "
            "s\n",
-           t.g.name, t.g.target.name, (long long)t.t.cases, (long long)t.t.failed, (long long)t.t.runs,
-           (long long)t.g.compiled, t.t.worst_nmse, seconds);
+           t.set.dry ? "nothing run" : t.g.name, t.set.dry ? "all architectures" : t.g.target.name,
+           (long long)t.t.cases, (long long)t.t.failed, (long long)t.t.runs, (long long)t.g.compiled,
+           t.t.worst_nmse, seconds);
     printf("variants:");
     bool missing = false;
     for (int f = 0; f < SYL_CUDA_FAMILY_COUNT; f++) {
         bool claimed = false;
         for (int a = 0; a < SYL_CUDA_ARCHS; a++)
-            claimed |= (syl_cuda_families[f].archs >> a & 1) && syl_cuda_archs[a].arch == t.g.target.arch;
+            claimed |= (syl_cuda_families[f].archs >> a & 1) &&
+                       (t.set.dry || syl_cuda_archs[a].arch == t.g.target.arch);
         printf(" %s %d%s", syl_cuda_families[f].name, t.t.launched[f],
                !claimed ? " (not for this device)" : "");
         missing |= claimed && !t.t.launched[f] && !t.set.only && !t.set.family && t.set.only_case < 0;
@@ -375,7 +423,7 @@ int main(int argc, char **argv) {
     printf("\n%s", missing ? "a family of kernels was never launched\n" : "");
     if (t.set.json) write_json(&t, seconds);
     bool bad = t.t.failed || missing || !t.t.cases;
-    gpu_close(&t.g);
+    if (!t.set.dry) gpu_close(&t.g);
     syl_arena_free(&t.t.arena);
     syl_arena_free(&arena);
     return bad;
