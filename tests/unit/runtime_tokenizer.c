@@ -280,7 +280,7 @@ static void test_malformed(void **state) {
         {"{", "error[json-", SYL_INPUT},
         {"[]", "error[tokenizer-format]", SYL_INPUT},
         {"{}", "error[json-missing]", SYL_INPUT},
-        {JSON("\"spm\"", "\"smollm\"", TOKENS, TYPES, MERGES, "19", "[18]", "null", "false", "null"),
+        {JSON("\"wordpiece\"", "\"smollm\"", TOKENS, TYPES, MERGES, "19", "[18]", "null", "false", "null"),
          "error[tokenizer-type]", SYL_UNSUPPORTED},
         {JSON("\"bpe\"", "\"smolm\"", TOKENS, TYPES, MERGES, "19", "[18]", "null", "false", "null"),
          "expected one of 'default', 'gpt-2', 'llama-bpe', 'qwen2', 'smollm'", SYL_UNSUPPORTED},
