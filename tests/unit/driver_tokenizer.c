@@ -2,6 +2,7 @@
  * (tests/data/tokenizer_spm.json, made by tests/goldens/tokenizer_spm.py): as tokenizer.json in all spellings, and as
  * GGUF with scores. */
 #include <cjson/cJSON.h>
+#include <math.h>
 #include <sys/stat.h>
 #include "base/json.h"
 #include "frontend/tokenizer.h"
@@ -44,7 +45,7 @@ static syl_tokenizer *load(const char *path) {
 }
 
 /* A directory with a tokenizer.json in a spelling, and tokenizer_config.json with a chat template (or none). */
-static syl_tokenizer *load_file(const char *spelling, const char *template) {
+static const char *write_file(const char *spelling, const char *template, const char *find, const char *put) {
     static int n;
     const char *folder = syl_arena_printf(&arena, "spm%d", n++);
     assert_int_equal(mkdir(in_folder(&arena, folder), 0700), 0);
@@ -58,34 +59,76 @@ static syl_tokenizer *load_file(const char *spelling, const char *template) {
     cJSON_AddItemToObject(file, "model", model);
     cJSON_AddStringToObject(config, "eos_token", "</s>");
     if (template) cJSON_AddStringToObject(config, "chat_template", template);
-    char *text = cJSON_PrintUnformatted(file), *config_text = cJSON_PrintUnformatted(config);
+    char *printed = cJSON_PrintUnformatted(file), *config_text = cJSON_PrintUnformatted(config);
+    const char *text = printed, *at = find ? strstr(printed, find) : NULL;
+    if (find) {
+        assert_non_null(at);
+        text = syl_arena_printf(&arena, "%.*s%s%s", (int)(at - printed), printed, put, at + strlen(find));
+    }
     const char *path =
         save(&arena, syl_arena_printf(&arena, "%s/tokenizer.json", folder), text, strlen(text));
     save(&arena, syl_arena_printf(&arena, "%s/tokenizer_config.json", folder), config_text,
          strlen(config_text));
-    cJSON_free(text);
+    cJSON_free(printed);
     cJSON_free(config_text);
     cJSON_Delete(file);
     cJSON_Delete(config);
-    return load(path);
+    return path;
 }
 
-static syl_tokenizer *load_gguf(void) {
+static syl_tokenizer *load_file(const char *spelling, const char *template) {
+    return load(write_file(spelling, template, NULL, NULL));
+}
+
+/* How a GGUF differs from what it should be. */
+typedef struct change {
+    const char *flag;    /* one more key, true */
+    const char *text;    /* one more key, a text */
+    const char *without; /* an array that is not there */
+    int token;           /* this one has another text, type or score, whichever is set */
+    const char *token_text;
+    int type;
+    bool nan_score, short_scores;
+} change;
+
+/* Begins an array of the vocabulary's size, less a few; false: it is to be left out. */
+static bool begin_array(bytes *b, const change *c, const char *name, syl_gguf_kind element, int less) {
+    if (c->without && strcmp(c->without, name) == 0) return false;
+    key(b, name, SYL_GGUF_ARRAY);
+    put_int(b, element, 4);
+    put_int(b, (uint64_t)(cJSON_GetArraySize(item("pieces")) - less), 8);
+    return true;
+}
+
+static const char *write_gguf(const change *c) {
     static bytes b;
     const cJSON *pieces = item("pieces"), *piece;
-    uint64_t n = (uint64_t)cJSON_GetArraySize(pieces);
-    begin(&b, 0, 6);
+    int n = cJSON_GetArraySize(pieces), id;
+    begin(&b, 0, (uint64_t)(6 + (c->flag != NULL) + (c->text != NULL) - (c->without != NULL)));
+    if (c->flag) key(&b, c->flag, SYL_GGUF_BOOL), put_int(&b, 1, 1);
+    if (c->text) key_text(&b, c->text, "x");
     key_text(&b, "tokenizer.ggml.model", "llama");
-    key(&b, "tokenizer.ggml.tokens", SYL_GGUF_ARRAY), put_int(&b, SYL_GGUF_STRING, 4), put_int(&b, n, 8);
-    cJSON_ArrayForEach(piece, pieces) put_text(&b, cJSON_GetArrayItem(piece, 0)->valuestring);
-    key(&b, "tokenizer.ggml.scores", SYL_GGUF_ARRAY), put_int(&b, SYL_GGUF_F32, 4), put_int(&b, n, 8);
-    cJSON_ArrayForEach(piece, pieces) put_f32(&b, (float)cJSON_GetArrayItem(piece, 1)->valuedouble);
-    key(&b, "tokenizer.ggml.token_type", SYL_GGUF_ARRAY), put_int(&b, SYL_GGUF_I32, 4), put_int(&b, n, 8);
-    cJSON_ArrayForEach(piece, pieces) put_int(&b, (uint64_t)cJSON_GetArrayItem(piece, 2)->valueint, 4);
     key_u32(&b, "tokenizer.ggml.bos_token_id", 1);
     key_u32(&b, "tokenizer.ggml.eos_token_id", 2);
+    begin_array(&b, c, "tokenizer.ggml.tokens", SYL_GGUF_STRING, 0);
+    id = 0;
+    cJSON_ArrayForEach(piece, pieces) {
+        bool other = c->token_text && id++ == c->token;
+        put_text(&b, other ? c->token_text : cJSON_GetArrayItem(piece, 0)->valuestring);
+    }
+    bool scores = begin_array(&b, c, "tokenizer.ggml.scores", SYL_GGUF_F32, c->short_scores);
+    for (id = 0; scores && id < n - c->short_scores; id++) {
+        piece = cJSON_GetArrayItem(pieces, id);
+        put_f32(&b, c->nan_score && id == c->token ? NAN : (float)cJSON_GetArrayItem(piece, 1)->valuedouble);
+    }
+    bool types = begin_array(&b, c, "tokenizer.ggml.token_type", SYL_GGUF_I32, 0);
+    for (id = 0; types && id < n; id++) {
+        piece = cJSON_GetArrayItem(pieces, id);
+        put_int(&b, (uint64_t)(c->type && id == c->token ? c->type : cJSON_GetArrayItem(piece, 2)->valueint),
+                4);
+    }
     pad(&b, 32);
-    return load(save(&arena, "spm.gguf", b.p, b.n));
+    return save(&arena, "spm.gguf", b.p, b.n);
 }
 
 static void expect_ids(const syl_token_list *list, const cJSON *ids, const char *what, const char *text) {
@@ -165,7 +208,7 @@ static void test_spellings(void **state) {
 
 static void test_scores(void **state) {
     (void)state;
-    syl_tokenizer *t = load_gguf();
+    syl_tokenizer *t = load(write_gguf(&(change){0}));
     check_texts(t, "gguf", "spm", true);
     check_texts(t, "gguf", "prepend", true);
     syl_token_list list = {.arena = &arena};
@@ -237,12 +280,84 @@ static void test_other_templates(void **state) {
     syl_tokenizer_destroy(t);
 }
 
+static void expect_refused(const char *path, const char *error, const char *named, const char *what) {
+    char *text = NULL;
+    recorder_renew(&r);
+    expect_error(&r, syl_tokenizer_load(path, &arena, r.diag, &text), error, what);
+    if (!strstr(r.text, named)) fail_msg("%s: no '%s' in '%s'", what, named, r.text);
+    assert_null(text);
+}
+
+static void test_refused_files(void **state) {
+    (void)state;
+    static const struct {
+        const char *spelling, *find, *put, *error, *named;
+    } cases[] = {
+        {"prepend", "\"type\":\"Prepend\"", "\"type\":\"NFKC\"", "tokenizer-type", "normalizer \"NFKC\""},
+        {"prepend", "\"prepend\":\"", "\"prepend\":\"_", "tokenizer-type", "Prepend"},
+        {"prepend", "{\"String\":\" \"}", "{\"String\":\"_\"}", "tokenizer-type", "Replace"},
+        {"prepend", "\"pre_tokenizer\":null", "\"pre_tokenizer\":{\"type\":\"Metaspace\"}", "tokenizer-type",
+         "Metaspace"},
+        {"replace", "\"normalizer\":{", "\"normalizer\":null,\"n\":{", "tokenizer-type",
+         "nothing replaces spaces"},
+        {"replace", "{\"type\":\"Fuse\"}", "{\"type\":\"Fuse\"},{\"type\":\"Strip\"}", "tokenizer-type",
+         "Strip"},
+        {"first", "\"replacement\":\"", "\"replacement\":\"_", "tokenizer-type", "Metaspace"},
+        {"first", "\"first\"", "\"last\"", "tokenizer-type", "last"},
+        {"first", "\"type\":\"Metaspace\"", "\"type\":\"Digits\"", "tokenizer-type", "Digits"},
+        {"always", "\"decoder\":{", "\"decoder\":null,\"d\":{", "tokenizer-type", "without a decoder"},
+        {"always", "\"ByteFallback\"", "\"ByteLevel\"", "tokenizer-type", "ByteLevel"},
+        {"always", ",{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}", "", "tokenizer-type",
+         "Strip"},
+        {"always", "\"start\":1", "\"start\":2", "tokenizer-type", "Strip"},
+        {"always", "\"ignore_merges\":false", "\"ignore_merges\":true", "tokenizer-type", "ignore_merges"},
+        {"never", "\"<0x0A>\":", "\"<0x0a>\":", "tokenizer-data", "<0x0A>"},
+        {"never", "\"\xe2\x96\x81\":", "\"~~~\":", "tokenizer-data", "\xe2\x96\x81"},
+        {"never", "\"merges\":[", "\"merges\":[[\"<\",\"s>\"],", "tokenizer-data", "merge 0"},
+        {"prepend", "\"normalized\":false,\"special\":false", "\"normalized\":true,\"special\":false",
+         "tokenizer-type", "<cab>"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        expect_refused(write_file(cases[i].spelling, NULL, cases[i].find, cases[i].put), cases[i].error,
+                       cases[i].named, syl_arena_printf(&arena, "case %zu", i));
+}
+
+static void test_refused_scores(void **state) {
+    (void)state;
+    const cJSON *piece;
+    int space = 0, byte = 0, at = 0; /* their ids */
+    cJSON_ArrayForEach(piece, item("pieces")) {
+        const char *text = cJSON_GetArrayItem(piece, 0)->valuestring;
+        if (strcmp(text, "\xe2\x96\x81") == 0) space = at;
+        if (strcmp(text, "<0x41>") == 0) byte = at;
+        at++;
+    }
+    const struct {
+        change change;
+        const char *error, *named;
+    } cases[] = {
+        {{.without = "tokenizer.ggml.scores"}, "gguf-missing-key", "scores"},
+        {{.without = "tokenizer.ggml.token_type"}, "gguf-missing-key", "token_type"},
+        {{.short_scores = true}, "tokenizer-data", "elements"},
+        {{.token = 7, .nan_score = true}, "tokenizer-data", "the score of token 7"},
+        {{.flag = "tokenizer.ggml.add_eos_token"}, "tokenizer-type", "add_eos_token"},
+        {{.flag = "tokenizer.ggml.remove_extra_whitespaces"}, "tokenizer-type", "remove_extra_whitespaces"},
+        {{.text = "tokenizer.ggml.precompiled_charsmap"}, "tokenizer-type", "precompiled_charsmap"},
+        {{.token = byte, .type = 1}, "tokenizer-data", "<0x41>"},
+        {{.token = space, .type = 6}, "tokenizer-data", "has the type 6"},
+        {{.token = space, .token_text = "~~~"}, "tokenizer-data", "the space"},
+        {{.token = byte, .type = 3}, "tokenizer-data", "<0x41>"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        expect_refused(write_gguf(&cases[i].change), cases[i].error, cases[i].named,
+                       syl_arena_printf(&arena, "case %zu", i));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_spellings),
-        cmocka_unit_test(test_scores),
-        cmocka_unit_test(test_chats),
-        cmocka_unit_test(test_other_templates),
+        cmocka_unit_test(test_spellings),     cmocka_unit_test(test_scores),
+        cmocka_unit_test(test_chats),         cmocka_unit_test(test_other_templates),
+        cmocka_unit_test(test_refused_files), cmocka_unit_test(test_refused_scores),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
