@@ -69,7 +69,7 @@ static const struct {
      {"<s>", "</s>"},
      {"'<<SYS>>\\n'+system_message+'\\n<</SYS>>\\n\\n'+message['content']",
       "bos_token+'[INST] '+content.strip()+' [/INST]'", "' '+content.strip()+' '+eos_token"},
-     "in messages[0]" /* a default system message */},
+     "inmessages[0]" /* a default system message */},
     {"mistral-v0.1",
      {"<s>", "</s>"},
      {"{{bos_token}}", "{{'[INST] '+message['content']+' [/INST]'}}", "{{message['content']+eos_token+' '}}"},

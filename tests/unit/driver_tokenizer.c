@@ -257,6 +257,10 @@ static void test_other_templates(void **state) {
     } cases[] = {
         {"llama2", "' [/INST]'", "'[/INST]'"},
         {"llama2", "content.strip()", "content"},
+        {"llama2", "{%- else %}{% set loop_messages = messages %}",
+         "{% elif not '<<SYS>>' in messages[0]['content'] %}{% set system_message = 'Be nice.' %}{%- else "
+         "%}{% set "
+         "loop_messages = messages %}"},
         {"llama2", "\\n<</SYS>>", "\n\n<</SYS>>"},
         {"mistral-v0.2", "+ eos_token", "+ eos_token + '\\n'"},
         {"mistral-v0.2", "{{ bos_token }}", ""},
