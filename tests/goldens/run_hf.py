@@ -86,14 +86,16 @@ def text_of(pieces, ids, continues, each):
 def generates(syl, artifact, name, config, values):
     """Greedy, from a text and from a conversation."""
     made, (spelling, template) = tiny_hf.spm(), tiny_hf.SPM[name]
-    row = next(row for row in made["texts"] if row["text"].startswith("The quick"))
+    next_id = lambda ids: int(np.argmax(hf_numpy.forward(config, values, np.array(ids))[-1]))
+    # A text that goes on with a space, which must not be taken for the one in front of a text.
+    row = next(row for row in made["texts"] if len(row[spelling]) > 3 and made["pieces"][next_id([1] + row[spelling])][0][0] == "\u2581")
     chat = next(chat for chat in made["chats"] if chat["format"] == template)
     user = chat["messages"][0][1]
     ok = True
     for prompt, ids, options in ((row["text"], [1] + row[spelling], ["--raw"]), (user, chat["ids"], [])):
         new = []
         while len(new) < 24 and 2 not in new:
-            new.append(int(np.argmax(hf_numpy.forward(config, values, np.array(ids + new))[-1])))
+            new.append(next_id(ids + new))
         want = text_of(made["pieces"], [i for i in new if i != 2], bool(options), spelling == "prepend")
         got = subprocess.run([syl, "generate", artifact, "-p", prompt, "-n", "24", *options], check=True, capture_output=True).stdout.decode()
         print(f"{artifact.name}: {prompt!r} goes on with {got!r}")

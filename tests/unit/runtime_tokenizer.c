@@ -76,6 +76,18 @@ static void expect_ids(fixture *f, const char *text, size_t size, int flags, con
     } while (0)
 #define EXPECT(f, text, ...) EXPECT_FLAGS(f, text, SYL_ENCODE_PLAIN, 0, __VA_ARGS__)
 
+static syl_chat_message message(const char *role, const char *content) {
+    return (syl_chat_message){role, content, strlen(content)};
+}
+
+static void expect_chat(fixture *f, const syl_chat_message *messages, size_t n, bool ask, const int32_t *ids,
+                        size_t n_ids) {
+    syl_token_list list = {.arena = &f->arena};
+    assert_int_equal(syl_chat_encode(f->t, messages, n, ask, f->diag, &list), SYL_OK);
+    assert_int_equal(list.n, n_ids);
+    assert_memory_equal(list.p, ids, n_ids * sizeof *ids);
+}
+
 static void test_merges(void **state) {
     (void)state;
     fixture f;
@@ -340,6 +352,34 @@ static void test_space_in_front(void **state) {
     end(&f);
 }
 
+/* Only the first text of a conversation gets a space in front, and a control token stands before the first of these. */
+static void test_space_in_chats(void **state) {
+    (void)state;
+    static const char *const prefixes[] = {"first-missing", "each-missing"};
+    for (int i = 0; i < 2; i++) {
+        fixture f;
+        begin(&f);
+        char *json = syl_arena_printf(&f.arena,
+                                      "{\"type\":\"spm\",\"pre\":\"whole\",\"prefix\":\"%s\",\"tokens\":[\"<|"
+                                      "im_start|>\",\"<|im_end|>\",\"" MARK
+                                      "\",\"u\",\"s\",\"e\",\"r\",\"<0x0A>\",\"x\"],\"types\":[{\"id\":0,"
+                                      "\"special\":true},{\"id\":1,\"special\":"
+                                      "true}],\"ranks\":[0,0,0,0,0,0,0,0,0],\"bos\":null,\"eos\":[1],\"unk\":"
+                                      "null,\"add_bos\":false,\"chat\":{"
+                                      "\"format\":\"chatml\",\"system\":null}}",
+                                      prefixes[i]);
+        assert_int_equal(open_text(&f, json, strlen(json)), SYL_OK);
+        syl_chat_message one[] = {message("user", "x")};
+        static const int32_t first[] = {0, 3, 4, 5, 6, 7, 8, 1, 7},
+                             each[] = {0, 2, 3, 4, 5, 6, 7, 8, 1, 2, 7};
+        if (i == 0)
+            expect_chat(&f, one, 1, false, first, sizeof first / sizeof *first);
+        else
+            expect_chat(&f, one, 1, false, each, sizeof each / sizeof *each);
+        end(&f);
+    }
+}
+
 static void test_malformed_spm(void **state) {
     (void)state;
     char *zeros = malloc(1 << 12), *long_json = malloc(1 << 13);
@@ -555,18 +595,6 @@ static void test_malformed(void **state) {
     }
 }
 
-static syl_chat_message message(const char *role, const char *content) {
-    return (syl_chat_message){role, content, strlen(content)};
-}
-
-static void expect_chat(fixture *f, const syl_chat_message *messages, size_t n, bool ask, const int32_t *ids,
-                        size_t n_ids) {
-    syl_token_list list = {.arena = &f->arena};
-    assert_int_equal(syl_chat_encode(f->t, messages, n, ask, f->diag, &list), SYL_OK);
-    assert_int_equal(list.n, n_ids);
-    assert_memory_equal(list.p, ids, n_ids * sizeof *ids);
-}
-
 /* One token a letter: what is expected reads like the text. */
 static char *alphabet_tokenizer(syl_arena *arena, bool add_bos, const char *chat) {
     syl_text json = {.arena = arena};
@@ -695,6 +723,7 @@ int main(void) {
         cmocka_unit_test(test_nfc),
         cmocka_unit_test(test_characters),
         cmocka_unit_test(test_space_in_front),
+        cmocka_unit_test(test_space_in_chats),
         cmocka_unit_test(test_malformed_spm),
         cmocka_unit_test(test_long_texts),
         cmocka_unit_test(test_decoder),
