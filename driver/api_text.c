@@ -125,12 +125,17 @@ static bool take_token(void *user, int32_t id) {
     return pass_text(s, id);
 }
 
+/* Whether the prompt is a conversation, so that what is generated is a text of its own. */
+static bool is_chat(const syl_session *session, const syl_generate_settings *s) {
+    return s->turns || (s->prompt && !s->raw && syl_session_has_chat(session));
+}
+
 static syl_status encode_text_prompt(api_call *call, const char *name, const syl_session *session,
                                      const syl_generate_settings *s, syl_token_list *out) {
     const syl_tokenizer *tokenizer = session->lm.tokenizer;
     size_t size = s->prompt_size ? s->prompt_size : strlen(s->prompt);
     SYL_TRY(need_tokenizer(call, session));
-    if (s->raw || !syl_chat_format_name(tokenizer)) {
+    if (!is_chat(session, s)) {
         return syl_tokenizer_encode(tokenizer, s->prompt, size, SYL_ENCODE_CONTROL | SYL_ENCODE_BOS,
                                     call->diag, out);
     }
@@ -161,6 +166,8 @@ static syl_status generate(api_call *call, syl_session *session, const syl_gener
     if (s.max_tokens < 0) return api_bad(call, name, "max_tokens is below 0");
     SYL_TRY(encode_prompt(call, name, session, &s, &ids));
     stream out = {.settings = &s, .tokenizer = session->lm.tokenizer, .text = {.arena = &call->arena}};
+    for (size_t i = 0; out.tokenizer && !is_chat(session, &s) && i < ids.n; i++)
+        syl_decoder_follow(&out.decoder, out.tokenizer, ids.p[i]);
     syl_generate_options options = {.max_tokens = s.max_tokens ? s.max_tokens : 128,
                                     .sampling = {.temperature = s.temperature,
                                                  .top_k = s.top_k,

@@ -456,3 +456,19 @@ syl_status syl_gguf_ints(const syl_gguf *file, const char *key, bool required, s
     *out_count = (size_t)v->count;
     return SYL_OK;
 }
+
+syl_status syl_gguf_floats(const syl_gguf *file, const char *key, bool required, syl_arena *arena,
+                           syl_diag *diag, const double **out, size_t *out_count) {
+    const syl_gguf_value *v;
+    *out_count = 0;
+    SYL_TRY(find(file, key, required, diag, &v));
+    if (!v) return SYL_OK;
+    if (v->kind != SYL_GGUF_ARRAY || (v->element != SYL_GGUF_F32 && v->element != SYL_GGUF_F64))
+        return wrong_kind(file, v, "an array of floats", diag);
+    double *floats = SYL_NEW_ARRAY(arena, double, (size_t)v->count);
+    syl_gguf_format_of(v->element == SYL_GGUF_F32 ? 0 : 28)
+        ->decode(file->mapping.data + v->offset, 0, (int64_t)v->count, floats);
+    *out = floats;
+    *out_count = (size_t)v->count;
+    return SYL_OK;
+}

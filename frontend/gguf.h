@@ -96,5 +96,8 @@ SYL_NODISCARD syl_status syl_gguf_strings(const syl_gguf *file, const char *key,
 /* The numbers of an array of integers; *count = 0 where it is absent. */
 SYL_NODISCARD syl_status syl_gguf_ints(const syl_gguf *file, const char *key, bool required, syl_arena *arena,
                                        syl_diag *diag, const int64_t **out, size_t *count);
+/* The same for floats, as they stand: maybe infinite or not a number. */
+SYL_NODISCARD syl_status syl_gguf_floats(const syl_gguf *file, const char *key, bool required,
+                                         syl_arena *arena, syl_diag *diag, const double **out, size_t *count);
 
 #endif

@@ -185,7 +185,7 @@ static syl_status read_tokenizer(reader *r, bool *out) {
     const char *tokenizer = "no_vocab";
     SYL_TRY(syl_gguf_string(r->file, "tokenizer.ggml.model", false, r->m.arena, r->m.diag, &tokenizer));
     *out = strcmp(tokenizer, "no_vocab") != 0;
-    if (!*out || strcmp(tokenizer, "gpt2") == 0) return SYL_OK;
+    if (!*out || strcmp(tokenizer, "gpt2") == 0 || strcmp(tokenizer, "llama") == 0) return SYL_OK;
     return syl_error(r->m.diag, SYL_ERR_tokenizer_type,
                      syl_gguf_loc(r->file, syl_gguf_value_of(r->file, "tokenizer.ggml.model")),
                      "the checkpoint has a tokenizer of type \"%s\"", tokenizer);

@@ -1,14 +1,12 @@
-/* The vocabulary of a Hugging Face tokenizer.json: byte-level BPE. Whatever cuts or changes text is recognised or
+/* The vocabulary of a Hugging Face tokenizer.json: BPE, byte-level or of SentencePiece's kind. Whatever cuts or changes text is recognised or
  * refused by name: a tokenizer that does something else than the one the model was trained with gives wrong text.
  *
  * A pre-tokenizer is recognised by its pattern's text and becomes the name of the same patterns in the runtime. */
-#include <cjson/cJSON.h>
-#include <string.h>
 #include <unistd.h>
 #include "base/file.h"
 #include "base/map.h"
 #include "frontend/tokenizer.h"
-#include "frontend/vocabulary.h"
+#include "frontend/tokenizer_hf.h"
 
 enum { max_json = 64 << 20 };
 
@@ -21,27 +19,12 @@ typedef struct reader {
     const char **tokens;
     unsigned char *kinds;
     bool split_prefers_tokens; /* the pre-tokenizer goes with "ignore_merges" */
+    bool prepends;             /* the normalizer puts a space in front of texts */
     syl_vocabulary v;
 } reader;
 
 static syl_loc loc_of(const reader *r, const cJSON *node) {
     return syl_json_loc(r->json, node);
-}
-
-/* A member that is there and not null. */
-static const cJSON *member(const cJSON *object, const char *key) {
-    const cJSON *node = cJSON_GetObjectItemCaseSensitive(object, key);
-    return cJSON_IsNull(node) ? NULL : node;
-}
-
-static bool text_is(const cJSON *node, const char *text) {
-    return cJSON_IsString(node) && strcmp(node->valuestring, text) == 0;
-}
-
-/* The value of "type" in a part of the tokenizer, "?" if it has none. */
-static const char *type_of(const cJSON *part) {
-    const cJSON *type = member(part, "type");
-    return cJSON_IsString(type) ? type->valuestring : "?";
 }
 
 static syl_status refuse(const reader *r, const cJSON *node, const char *what) {
@@ -174,8 +157,14 @@ static syl_status read_vocabulary(reader *r, const cJSON *vocab, const cJSON *ad
                           syl_arena_printf(r->v.arena,
                                            "the added token \"%.80s\" with lstrip, rstrip or single_word",
                                            text));
+        bool special = cJSON_IsTrue(member(node, "special"));
+        if (r->prepends && !special && cJSON_IsTrue(member(node, "normalized")))
+            return refuse(r, node,
+                          syl_arena_printf(r->v.arena,
+                                           "the added token \"%.80s\" with a space in front (normalized)",
+                                           text));
         SYL_TRY(put_token(r, node, id, text));
-        r->kinds[id] = cJSON_IsTrue(member(node, "special")) ? SYL_WORD_CONTROL : SYL_WORD_USER;
+        r->kinds[id] = special ? SYL_WORD_CONTROL : SYL_WORD_USER;
     }
     for (int64_t i = 0; i < limit; i++)
         if (!r->tokens[i]) r->tokens[i] = "";
@@ -212,8 +201,6 @@ static syl_status read_model(reader *r) {
     if (strcmp(type_of(model), "BPE") != 0)
         return refuse(r, model,
                       syl_arena_printf(r->v.arena, "a tokenizer of the type \"%s\"", type_of(model)));
-    if (cJSON_IsTrue(member(model, "byte_fallback")))
-        return refuse(r, model, "a SentencePiece tokenizer (BPE with byte_fallback)");
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     for (int i = 0; i < 2; i++)
         if (member(model, affixes[i]) && !text_is(member(model, affixes[i]), ""))
@@ -221,8 +208,12 @@ static syl_status read_model(reader *r) {
     if (member(model, "dropout") &&
         !(cJSON_IsNumber(member(model, "dropout")) && member(model, "dropout")->valuedouble == 0))
         return refuse(r, model, "a tokenizer with \"dropout\"");
-    SYL_TRY(read_normalizer(r));
-    SYL_TRY(read_pre_tokenizer(r));
+    if (cJSON_IsTrue(member(model, "byte_fallback"))) {
+        SYL_TRY(syl_hf_read_spaces(r->json, &r->v, &r->prepends));
+    } else {
+        SYL_TRY(read_normalizer(r));
+        SYL_TRY(read_pre_tokenizer(r));
+    }
     if (cJSON_IsTrue(member(model, "ignore_merges")) != r->split_prefers_tokens)
         return refuse(r, model,
                       syl_arena_printf(r->v.arena, "the pre-tokenizer '%s' %s \"ignore_merges\"", r->v.pre,

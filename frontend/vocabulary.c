@@ -2,8 +2,14 @@
 #include "frontend/vocabulary.h"
 #include <string.h>
 #include "base/json.h"
+#include "base/map.h"
 
-enum { max_system = 4096 };
+int syl_vocabulary_byte(const char *text) {
+    static const char digits[] = "0123456789ABCDEF";
+    if (strlen(text) != 6 || strncmp(text, "<0x", 3) != 0 || text[5] != '>') return -1;
+    const char *high = strchr(digits, text[3]), *low = strchr(digits, text[4]);
+    return high && low ? (int)(high - digits) << 4 | (int)(low - digits) : -1;
+}
 
 int64_t syl_vocabulary_id(const syl_vocabulary *v, const char *text) {
     for (size_t i = 0; i < v->n_tokens; i++)
@@ -20,67 +26,6 @@ void syl_vocabulary_add_end(syl_vocabulary *v, int64_t id) {
     v->ends[at] = id;
     v->n_ends++;
 }
-
-/* ---- chat ---- */
-
-/* The system message that a ChatML template puts in where a conversation has none: the text of a string
- * literal between the marks, free of template syntax. A template may hold its newlines as they are or as \n.
- * NULL if there is none. */
-static const char *default_system(const char *template, syl_arena *arena) {
-    static const char mark[] = "<|im_start|>system";
-    for (const char *p = strstr(template, mark); p; p = strstr(p + 1, mark)) {
-        const char *text = p + sizeof mark - 1;
-        if (*text == '\n')
-            text++;
-        else if (text[0] == '\\' && text[1] == 'n')
-            text += 2;
-        else
-            continue;
-        const char *end = strstr(text, "<|im_end|>");
-        if (!end || end == text || end - text > max_system || strcspn(text, "'\"{}\\") < (size_t)(end - text))
-            continue;
-        return syl_arena_strndup(arena, text, (size_t)(end - text));
-    }
-    return NULL;
-}
-
-/* Writes the value of "chat" and adds the token that ends a turn to the ends of generation. */
-static void write_chat(syl_vocabulary *v, syl_text *out) {
-    const char *template = v->template;
-    if (!template) {
-        syl_text_printf(out, "null");
-        return;
-    }
-    bool role = strstr(template, "['role']") || strstr(template, "[\"role\"]") || strstr(template, ".role");
-    int64_t im_start = syl_vocabulary_id(v, "<|im_start|>"), im_end = syl_vocabulary_id(v, "<|im_end|>"),
-            eot = syl_vocabulary_id(v, "<|eot_id|>");
-    if (role && im_start >= 0 && im_end >= 0 && strstr(template, "<|im_start|>") &&
-        strstr(template, "<|im_end|>")) {
-        const char *system = default_system(template, v->arena);
-        syl_vocabulary_add_end(v, im_end);
-        syl_text_printf(out, "{\"format\":\"chatml\",\"system\":");
-        if (system)
-            syl_json_quote(out, system);
-        else
-            syl_text_printf(out, "null");
-        syl_text_printf(out, "}");
-        return;
-    }
-    /* Later templates of this family put dates and tool lists into the system message; those are not this
-     * format. */
-    bool plain = !strstr(template, "date") && !strstr(template, "tools");
-    if (role && plain && eot >= 0 && syl_vocabulary_id(v, "<|start_header_id|>") >= 0 &&
-        strstr(template, "<|start_header_id|>") && strstr(template, "<|eot_id|>")) {
-        syl_vocabulary_add_end(v, eot);
-        syl_text_printf(out, "{\"format\":\"llama3\",\"system\":null}");
-        return;
-    }
-    syl_warning(v->diag, v->template_loc,
-                "the chat template is of no known format, so the model is imported without one");
-    syl_text_printf(out, "null");
-}
-
-/* ---- the text ---- */
 
 static void write_id(syl_text *out, const char *key, int64_t id) {
     if (id < 0)
@@ -110,32 +55,82 @@ static void write_types(const syl_vocabulary *v, syl_text *out) {
     syl_text_printf(out, "]");
 }
 
-syl_status syl_vocabulary_write(syl_vocabulary *v, syl_text *out) {
+/* Merges of two tokens to a third, so that the runtime takes what was compiled. */
+static syl_status check_merges(syl_vocabulary *v) {
+    syl_map known;
+    syl_text joined = {.arena = v->arena};
     if (v->n_merges > SYL_VOCABULARY_MERGES)
         return syl_error(v->diag, SYL_ERR_tokenizer_data, v->loc,
                          "the checkpoint has %zu merges, more than %d", v->n_merges, SYL_VOCABULARY_MERGES);
+    syl_map_init(&known, v->arena);
+    for (size_t i = 0; i < v->n_tokens; i++)
+        if (v->kinds[i] != SYL_WORD_CONTROL)
+            *syl_map_slot(&known, v->tokens[i], strlen(v->tokens[i]), NULL) = (void *)(uintptr_t)1;
     for (size_t i = 0; i < v->n_merges; i++) {
-        const char *space = strchr(v->merges[i], ' ');
-        if (!space || space == v->merges[i] || !space[1] || strchr(space + 1, ' '))
+        const char *merge = v->merges[i], *space = strchr(merge, ' ');
+        if (!space || space == merge || !space[1] || strchr(space + 1, ' '))
             return syl_error(v->diag, SYL_ERR_tokenizer_data, v->loc,
-                             "merge %zu is \"%s\", expected two tokens with one space between", i,
-                             v->merges[i]);
+                             "merge %zu is \"%s\", expected two tokens with one space between", i, merge);
+        size_t left = (size_t)(space - merge), right = strlen(space + 1);
+        joined.n = 0;
+        syl_text_append(&joined, merge, left);
+        syl_text_append(&joined, space + 1, right);
+        if (!syl_map_get(&known, merge, left) || !syl_map_get(&known, space + 1, right) ||
+            !syl_map_get(&known, joined.p, joined.n))
+            return syl_error(v->diag, SYL_ERR_tokenizer_data, v->loc,
+                             "merge %zu, \"%.80s\", is not of two tokens that make a third", i, merge);
     }
+    return SYL_OK;
+}
+
+/* A space and all bytes, so that every text has tokens. */
+static syl_status check_pieces(const syl_vocabulary *v) {
+    static const char space[] = "\xe2\x96\x81";
+    bool bytes[256] = {false}, has_space = false;
+    for (size_t i = 0; i < v->n_tokens; i++) {
+        if (v->kinds[i] != SYL_WORD_ORDINARY) continue;
+        int byte = syl_vocabulary_byte(v->tokens[i]);
+        if (byte >= 0) bytes[byte] = true;
+        has_space |= strcmp(v->tokens[i], space) == 0;
+    }
+    if (!has_space)
+        return syl_error(v->diag, SYL_ERR_tokenizer_data, v->loc,
+                         "there is no token \"%s\" (U+2581), the space", space);
+    for (int i = 0; i < 256; i++)
+        if (!bytes[i])
+            return syl_error(v->diag, SYL_ERR_tokenizer_data, v->loc,
+                             "there is no token \"<0x%02X>\", a byte", i);
+    return SYL_OK;
+}
+
+static void write_ranks(const syl_vocabulary *v, syl_text *out) {
+    syl_text_printf(out, ",\"ranks\":[");
+    for (size_t i = 0; i < v->n_tokens; i++) syl_text_printf(out, "%s%d", i ? "," : "", (int)v->ranks[i]);
+    syl_text_printf(out, "]");
+}
+
+syl_status syl_vocabulary_write(syl_vocabulary *v, syl_text *out) {
+    SYL_TRY(check_merges(v));
+    if (v->spm) SYL_TRY(check_pieces(v));
     if (v->add_bos && v->bos < 0)
         return syl_error(v->diag, SYL_ERR_tokenizer_data, v->loc,
                          "texts begin with a token for that, but the checkpoint names no such token");
     syl_text chat = {.arena = v->arena};
-    write_chat(v, &chat);
+    syl_vocabulary_write_chat(v, &chat);
     if (v->n_ends == 0)
         return syl_error(v->diag, SYL_ERR_tokenizer_data, v->loc,
                          "the checkpoint names no token that ends a text (eos)");
 
-    syl_text_printf(out, "{\"type\":\"bpe\",\"pre\":");
+    syl_text_printf(out, "{\"type\":\"%s\",\"pre\":", v->spm ? "spm" : "bpe");
     syl_json_quote(out, v->pre);
+    if (v->spm) syl_text_printf(out, ",\"prefix\":\"%s\"", v->prefix);
     if (v->nfc) syl_text_printf(out, ",\"normalizer\":\"nfc\"");
     write_strings(out, "tokens", v->tokens, v->n_tokens);
     write_types(v, out);
-    write_strings(out, "merges", v->merges, v->n_merges);
+    if (v->ranks)
+        write_ranks(v, out);
+    else
+        write_strings(out, "merges", v->merges, v->n_merges);
     write_id(out, "bos", v->bos);
     syl_text_printf(out, ",\"eos\":[");
     for (int i = 0; i < v->n_ends; i++) syl_text_printf(out, "%s%lld", i ? "," : "", (long long)v->ends[i]);

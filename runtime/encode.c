@@ -1,8 +1,8 @@
 /* Text to tokens: user (and control) tokens are cut out, what lies between is cut into pieces by the
- * pre-tokenizer, and each piece is merged.
+ * pre-tokenizer, and each piece is merged, from its bytes or (type "spm") its characters.
  *
  * Invariant: the bytes of the tokens appended for a text are the text itself (where the tokenizer normalises:
- * its NFC), but for bytes that no token expresses. The time is O(n log n) in the length of the longest piece, whatever the text. */
+ * its NFC; with spaces for U+2581 and one in front, of the type "spm"), but for bytes that no token expresses. The time is O(n log n) in the length of the longest piece, whatever the text. */
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
@@ -23,21 +23,25 @@
 /* The last alternative of the published patterns, \s+, is left out: what no alternative matches is a gap, and
  * so a piece, too. */
 static const syl_pre_tokenizer pre_tokenizers[] = {
-    {"default", false, {"[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
-    {"gpt-2", false, {GPT2}},
-    {"llama-bpe", true, {LLAMA3("\\p{N}{1,3}")}},
-    {"qwen2", false, {LLAMA3("\\p{N}")}},
-    {"smollm", false, {"\\p{N}", GPT2}},
+    {"default", false, false, {"[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
+    {"gpt-2", false, false, {GPT2}},
+    {"llama-bpe", false, true, {LLAMA3("\\p{N}{1,3}")}},
+    {"qwen2", false, false, {LLAMA3("\\p{N}")}},
+    {"smollm", false, false, {"\\p{N}", GPT2}},
+    {"spaces", true, false, {" [^ ]*"}}, /* a piece begins with a space and has no other */
+    {"whole", true, false, {" +[^ ]*"}}, /* only where no merge could cross a cut: see index_pieces */
 };
 enum { n_pre_tokenizers = sizeof pre_tokenizers / sizeof *pre_tokenizers };
 
 syl_status syl_tokenizer_prepare_split(syl_tokenizer *t, const char *pre, syl_loc loc, syl_diag *diag) {
     for (int i = 0; i < n_pre_tokenizers; i++)
-        if (strcmp(pre_tokenizers[i].name, pre) == 0) t->pre = &pre_tokenizers[i];
+        if (pre_tokenizers[i].spm == t->spm && strcmp(pre_tokenizers[i].name, pre) == 0)
+            t->pre = &pre_tokenizers[i];
     if (!t->pre) {
         syl_text known = {.arena = &t->arena};
         for (int i = 0; i < n_pre_tokenizers; i++)
-            syl_text_printf(&known, "%s'%s'", i ? ", " : "", pre_tokenizers[i].name);
+            if (pre_tokenizers[i].spm == t->spm)
+                syl_text_printf(&known, "%s'%s'", known.n ? ", " : "", pre_tokenizers[i].name);
         return syl_error(diag, SYL_ERR_tokenizer_pre, loc, "unknown pre-tokenizer '%s', expected one of %s",
                          pre, known.p);
     }
@@ -63,9 +67,11 @@ syl_status syl_tokenizer_prepare_split(syl_tokenizer *t, const char *pre, syl_lo
     return SYL_OK;
 }
 
+/* The symbols of a piece are numbered from 0 to less than a number n, rising, maybe with gaps: by their count or by
+ * their first byte. */
 typedef struct symbol {
-    int32_t id;
-    uint32_t prev, next; /* neighbours; n_symbols = none */
+    int32_t id;          /* -1: merges with nothing */
+    uint32_t prev, next; /* neighbours; n = none */
 } symbol;
 
 typedef struct candidate {
@@ -98,7 +104,7 @@ static const syl_merge *find_merge(const syl_tokenizer *t, int32_t left, int32_t
 /* Puts the pair that begins at `place` on the heap if it has a merge. */
 static void offer(encoder *e, uint32_t place, uint32_t n) {
     uint32_t next = e->symbols[place].next;
-    if (next == n) return;
+    if (next == n || e->symbols[place].id < 0) return;
     const syl_merge *merge = find_merge(e->t, e->symbols[place].id, e->symbols[next].id);
     if (!merge) return;
     candidate c = {(uint64_t)merge->rank << 32 | place, merge->left, merge->right, merge->joined};
@@ -122,7 +128,7 @@ static candidate take(encoder *e) {
 static void merge_symbols(encoder *e, uint32_t n) {
     symbol *s = e->symbols;
     e->n_heap = 0;
-    for (uint32_t i = 0; i < n; i++) offer(e, i, n);
+    for (uint32_t i = 0; i < n; i = s[i].next) offer(e, i, n);
     while (e->n_heap) {
         candidate c = take(e);
         uint32_t left = (uint32_t)c.key, right = s[left].next;
@@ -150,8 +156,44 @@ static syl_status reserve(encoder *e, size_t n) {
                      "no memory to tokenize a piece of %zu bytes", n);
 }
 
+/* The token of a byte, or what stands for one that has none; -1: nothing does. */
+static int32_t byte_token(const syl_tokenizer *t, unsigned char byte) {
+    int32_t id = t->byte_tokens[byte];
+    return id < 0 && t->unk >= 0 && t->tokens[t->unk].kind != SYL_TOKEN_CONTROL ? t->unk : id;
+}
+
+/* From characters: what is no token in the end comes out byte by byte. */
+static syl_status encode_characters(encoder *e, const unsigned char *p, size_t size) {
+    const syl_tokenizer *t = e->t;
+    SYL_TRY(reserve(e, size));
+    symbol *s = e->symbols;
+    uint32_t n = (uint32_t)size, last = n;
+    for (uint32_t at = 0; at < n; at = s[at].next) {
+        int length = syl_utf8_next(p + at, n - at);
+        uintptr_t id = length > 0 ? (uintptr_t)syl_map_get(&t->chars, p + at, (size_t)length) : 0;
+        s[at] = (symbol){(int32_t)id - 1, last, at + (length > 0 ? (uint32_t)length : 1)};
+        last = at;
+    }
+    merge_symbols(e, n);
+    for (uint32_t at = 0; at < n; at = s[at].next) {
+        if (s[at].id >= 0 && s[at].id < t->n_tokens) {
+            SYL_PUSH(e->out->arena, e->out, s[at].id);
+            continue;
+        }
+        for (uint32_t i = at; i < s[at].next; i++) {
+            int32_t id = byte_token(t, p[i]);
+            if (id < 0)
+                e->out->dropped++;
+            else
+                SYL_PUSH(e->out->arena, e->out, id);
+        }
+    }
+    return SYL_OK;
+}
+
 static syl_status encode_piece(encoder *e, const unsigned char *p, size_t size) {
     const syl_tokenizer *t = e->t;
+    if (t->spm) return encode_characters(e, p, size);
     if (t->pre->whole_pieces) {
         const syl_token *token = syl_map_get(&t->by_bytes, p, size);
         if (token) {
@@ -161,10 +203,8 @@ static syl_status encode_piece(encoder *e, const unsigned char *p, size_t size) 
     }
     SYL_TRY(reserve(e, size));
     uint32_t n = 0;
-    bool use_unk = t->unk >= 0 && t->tokens[t->unk].kind != SYL_TOKEN_CONTROL;
     for (size_t i = 0; i < size; i++) {
-        int32_t id = t->byte_tokens[p[i]];
-        if (id < 0 && use_unk) id = t->unk;
+        int32_t id = byte_token(t, p[i]);
         if (id < 0)
             e->out->dropped++;
         else
@@ -215,8 +255,8 @@ static syl_status encode_utf8(encoder *e, const unsigned char *p, size_t size) {
     return status;
 }
 
-/* Text without whole tokens: runs of UTF-8 are split, what lies between is merged as bytes. */
-static syl_status encode_plain(encoder *e, const unsigned char *p, size_t size) {
+/* Runs of UTF-8 are split, what lies between is merged as bytes. */
+static syl_status encode_runs(encoder *e, const unsigned char *p, size_t size) {
     for (size_t at = 0; at < size;) {
         size_t begin = at;
         for (int n; at < size && (n = syl_utf8_next(p + at, size - at)) > 0;) at += (size_t)n;
@@ -229,6 +269,35 @@ static syl_status encode_plain(encoder *e, const unsigned char *p, size_t size) 
     return SYL_OK;
 }
 
+/* Text as SentencePiece sees it: a space in front, or not, and none written as U+2581. */
+static syl_status encode_spaced(encoder *e, const unsigned char *p, size_t size, bool first) {
+    static const unsigned char mark[] = {0xe2, 0x96, 0x81};
+    const syl_tokenizer *t = e->t;
+    bool missing = *p != ' ' && (size < sizeof mark || memcmp(p, mark, sizeof mark) != 0);
+    bool prefix = t->prefix == SYL_PREFIX_EACH || (t->prefix == SYL_PREFIX_EACH_MISSING && missing) ||
+                  (t->prefix == SYL_PREFIX_FIRST_MISSING && missing && first);
+    unsigned char *text = malloc(size + 1);
+    if (!text)
+        return syl_error(e->diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory to tokenize %zu bytes",
+                         size);
+    size_t n = 0;
+    if (prefix) text[n++] = ' ';
+    for (size_t i = 0; i < size; i++) {
+        bool space = size - i >= sizeof mark && memcmp(p + i, mark, sizeof mark) == 0;
+        text[n++] = space ? ' ' : p[i];
+        if (space) i += sizeof mark - 1;
+    }
+    syl_status status = encode_runs(e, text, n);
+    free(text);
+    return status;
+}
+
+/* Text without whole tokens; `first`: none stands before it. */
+static syl_status encode_plain(encoder *e, const unsigned char *p, size_t size, bool first) {
+    if (size == 0) return SYL_OK;
+    return e->t->spm ? encode_spaced(e, p, size, first) : encode_runs(e, p, size);
+}
+
 int32_t syl_tokenizer_match_whole(const syl_tokenizer *t, const char *text, size_t size, bool control) {
     unsigned first = (unsigned char)*text;
     for (uint32_t i = t->whole_begin[first]; i < t->whole_begin[first + 1]; i++) {
@@ -239,20 +308,22 @@ int32_t syl_tokenizer_match_whole(const syl_tokenizer *t, const char *text, size
     return -1;
 }
 
-static syl_status encode_text(encoder *e, const char *text, size_t size, bool control) {
+static syl_status encode_text(encoder *e, const char *text, size_t size, int flags) {
     if (size == 0) return SYL_OK; /* the text may then be NULL */
     size_t begin = 0;
+    bool first = !(flags & SYL_ENCODE_INSIDE);
     for (size_t at = 0; at < size;) {
-        int32_t id = syl_tokenizer_match_whole(e->t, text + at, size - at, control);
+        int32_t id = syl_tokenizer_match_whole(e->t, text + at, size - at, flags & SYL_ENCODE_CONTROL);
         if (id < 0) {
             at++;
             continue;
         }
-        SYL_TRY(encode_plain(e, (const unsigned char *)text + begin, at - begin));
+        SYL_TRY(encode_plain(e, (const unsigned char *)text + begin, at - begin, first));
+        first = false;
         SYL_PUSH(e->out->arena, e->out, id);
         begin = at += e->t->tokens[id].size;
     }
-    return encode_plain(e, (const unsigned char *)text + begin, size - begin);
+    return encode_plain(e, (const unsigned char *)text + begin, size - begin, first);
 }
 
 syl_status syl_tokenizer_encode(const syl_tokenizer *t, const char *text, size_t size, int flags,
@@ -269,7 +340,7 @@ syl_status syl_tokenizer_encode(const syl_tokenizer *t, const char *text, size_t
     if (!ok) status = syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for the pre-tokenizer");
     if (status == SYL_OK && flags & SYL_ENCODE_BOS && t->add_bos && t->bos >= 0)
         SYL_PUSH(out->arena, out, t->bos);
-    if (status == SYL_OK) status = encode_text(&e, text, size, flags & SYL_ENCODE_CONTROL);
+    if (status == SYL_OK) status = encode_text(&e, text, size, flags);
     for (int i = 0; i < SYL_MAX_SPLIT_STAGES; i++) pcre2_match_data_free(e.matches[i]);
     free(e.symbols);
     free(e.heap);

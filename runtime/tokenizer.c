@@ -1,4 +1,4 @@
-/* Reading tokenizer JSON (docs/artifact.md), and tokens back to text.
+/* Reading tokenizer JSON (docs/artifact.md).
  *
  * Invariant: what syl_tokenizer_create hands out has been checked whole (ids in range, merges made of known
  * tokens and each there once), so that encoding never meets a bad id. */
@@ -9,23 +9,7 @@
 #include "base/json.h"
 #include "runtime/tokenizer_impl.h"
 
-enum { max_tokens = 1 << 21, max_merges = 1 << 22 };
-
-int syl_utf8_next(const unsigned char *p, size_t n) {
-    unsigned char b = *p, low = 0x80, high = 0xbf;
-    if (b < 0x80) return 1;
-    if (b < 0xc2 || b > 0xf4) return -1;
-    int length = b < 0xe0 ? 2 : b < 0xf0 ? 3 : 4;
-    if (b == 0xe0) low = 0xa0;
-    if (b == 0xed) high = 0x9f;
-    if (b == 0xf0) low = 0x90;
-    if (b == 0xf4) high = 0x8f;
-    for (int i = 1; i < length; i++, low = 0x80, high = 0xbf) {
-        if ((size_t)i == n) return 0;
-        if (p[i] < low || p[i] > high) return -i;
-    }
-    return length;
-}
+enum { max_tokens = 1 << 21, max_merges = 1 << 22, max_ranked = 512 };
 
 typedef struct loader {
     syl_tokenizer *t;
@@ -35,6 +19,7 @@ typedef struct loader {
     syl_arena scratch;
     syl_text joined;    /* scratch of read_merge */
     syl_map vocabulary; /* text of ordinary and user tokens -> syl_token, the lowest id of equal ones */
+    syl_map pieces;     /* type "spm": what text can become, by its bytes, -> id + 1 */
 } loader;
 
 static syl_loc loc_of(const loader *l, const cJSON *node) {
@@ -159,10 +144,72 @@ static syl_status read_types(loader *l) {
     return SYL_OK;
 }
 
+/* The byte of a text like <0x0A>, -1 if it is none. */
+static int named_byte(const char *text, size_t size) {
+    static const char digits[] = "0123456789ABCDEF";
+    if (size != 6 || memcmp(text, "<0x", 3) != 0 || text[5] != '>') return -1;
+    const char *high = strchr(digits, text[3]), *low = strchr(digits, text[4]);
+    return high && low ? (int)(high - digits) << 4 | (int)(low - digits) : -1;
+}
+
+/* Writes U+2581 as the space that it stands for, in place; false, and nothing done, if there is a space already:
+ * no text leads to such a token. */
+static bool decode_spaces(char *text, size_t *size) {
+    if (memchr(text, ' ', *size)) return false;
+    size_t n = 0;
+    for (size_t i = 0; i < *size; i++) {
+        bool space = *size - i >= 3 && memcmp(text + i, "\xe2\x96\x81", 3) == 0;
+        text[n++] = space ? ' ' : text[i];
+        if (space) i += 2;
+    }
+    *size = n;
+    return true;
+}
+
+/* Whether a space follows something else. */
+static bool has_inner_space(const char *text, size_t size) {
+    for (size_t i = 1; i < size; i++)
+        if (text[i] == ' ' && text[i - 1] != ' ') return true;
+    return false;
+}
+
+/* The same as index_tokens, for the type "spm": an ordinary token is a byte by its name, or a piece. A whole text may
+ * be cut before its spaces to the same end, and in less memory, if no piece has one behind another character. */
+static void index_pieces(loader *l) {
+    syl_tokenizer *t = l->t;
+    bool inner_space = false;
+    for (int32_t id = 0; id < t->n_tokens; id++) {
+        syl_token *token = &t->tokens[id];
+        size_t size = token->size;
+        int byte = token->kind == SYL_TOKEN_ORDINARY ? named_byte(token->bytes, size) : -1;
+        char *bytes =
+            byte < 0 ? syl_arena_strndup(&t->arena, token->bytes, size) : syl_arena_alloc(&t->arena, 1);
+        if (byte >= 0) {
+            *bytes = (char)byte;
+            token->size = 1;
+            if (t->byte_tokens[byte] < 0) t->byte_tokens[byte] = id;
+        } else if (token->kind == SYL_TOKEN_ORDINARY && size && decode_spaces(bytes, &size)) {
+            void **slot = syl_map_slot(&l->vocabulary, token->bytes, token->size, NULL);
+            if (!*slot) {
+                *slot = token;
+                inner_space |= has_inner_space(bytes, size);
+                *syl_map_slot(&l->pieces, bytes, size, NULL) = (void *)(uintptr_t)(id + 1);
+                if (syl_utf8_next((const unsigned char *)bytes, size) == (int)size)
+                    *syl_map_slot(&t->chars, bytes, size, NULL) = (void *)(uintptr_t)(id + 1);
+            }
+            token->size = (uint32_t)size;
+        }
+        token->bytes = bytes;
+    }
+    if (inner_space && strcmp(t->pre->name, "whole") == 0) {
+        pcre2_code_free(t->stages[0]);
+        t->stages[0] = NULL;
+    }
+}
+
 /* Copies the tokens' bytes out of the JSON, and fills the tables that lead from text to them. */
 static void index_tokens(loader *l) {
     syl_tokenizer *t = l->t;
-    for (int i = 0; i < 256; i++) t->byte_tokens[i] = -1;
     for (int32_t id = 0; id < t->n_tokens; id++) {
         syl_token *token = &t->tokens[id];
         if (token->kind != SYL_TOKEN_CONTROL) {
@@ -214,6 +261,14 @@ static int compare_merges(const void *a, const void *b) {
     return x->rank < y->rank ? -1 : 1;
 }
 
+/* Sorts the merges and finds where those of each left symbol begin. */
+static void index_merges(syl_tokenizer *t, size_t n) {
+    if (n) qsort(t->merges, n, sizeof *t->merges, compare_merges);
+    t->merge_begin = SYL_NEW_ARRAY(&t->arena, uint32_t, (size_t)t->n_symbols + 1);
+    for (size_t i = 0; i < n; i++) t->merge_begin[t->merges[i].left + 1]++;
+    for (int32_t i = 0; i < t->n_symbols; i++) t->merge_begin[i + 1] += t->merge_begin[i];
+}
+
 static syl_status find_token(loader *l, const cJSON *node, int32_t rank, const char *text, size_t size,
                              int32_t *out) {
     const syl_token *token = syl_map_get(&l->vocabulary, text, size);
@@ -250,17 +305,74 @@ static syl_status read_merges(loader *l) {
         SYL_TRY(read_merge(l, node, &t->merges[rank]));
         rank++;
     }
-    qsort(t->merges, (size_t)n, sizeof *t->merges, compare_merges);
-    t->merge_begin = SYL_NEW_ARRAY(&t->arena, uint32_t, (size_t)t->n_tokens + 1);
-    for (int32_t i = 0; i < n; i++) {
+    index_merges(t, (size_t)n);
+    for (int32_t i = 1; i < n; i++) {
         const syl_merge *m = &t->merges[i];
-        if (i && m[-1].left == m->left && m[-1].right == m->right)
+        if (m[-1].left == m->left && m[-1].right == m->right)
             return syl_error(l->diag, SYL_ERR_tokenizer_merge, loc_of(l, cJSON_GetArrayItem(array, m->rank)),
                              "merge %d repeats merge %d", m->rank, m[-1].rank);
-        t->merge_begin[m->left + 1]++;
     }
-    for (int32_t i = 0; i < t->n_tokens; i++) t->merge_begin[i + 1] += t->merge_begin[i];
     return SYL_OK;
+}
+
+/* The symbol of a part of a token, -1 if no text becomes it. A character always has one. */
+static int32_t part_symbol(loader *l, const char *text, size_t size) {
+    if (syl_utf8_next((const unsigned char *)text, size) != (int)size)
+        return (int32_t)(uintptr_t)syl_map_get(&l->pieces, text, size) - 1;
+    void **slot = syl_map_slot(&l->t->chars, text, size, NULL);
+    if (!*slot) *slot = (void *)(uintptr_t)(++l->t->n_symbols);
+    return (int32_t)(uintptr_t)*slot - 1;
+}
+
+/* Merges as scores imply them: any two symbols merge whose texts are that of a token, one of a lower rank first. */
+static syl_status derive_merges(loader *l, const cJSON *array) {
+    syl_tokenizer *t = l->t;
+    SYL_VEC(syl_merge) merges = {0};
+    int32_t id = 0;
+    const cJSON *node;
+    cJSON_ArrayForEach(node, array) {
+        const syl_token *token = &t->tokens[id];
+        double rank = cJSON_IsNumber(node) ? node->valuedouble : -1;
+        if (!(rank >= 0 && rank < t->n_tokens) || rank != floor(rank))
+            return syl_error(l->diag, SYL_ERR_tokenizer_format, loc_of(l, node),
+                             "a rank of 'ranks' must be in 0 .. %d", t->n_tokens - 1);
+        bool piece = (int32_t)(uintptr_t)syl_map_get(&l->pieces, token->bytes, token->size) - 1 == id;
+        if (piece && token->size > max_ranked)
+            return syl_error(l->diag, SYL_ERR_tokenizer_limit, loc_of(l, node),
+                             "token %d has %u bytes, with 'ranks' at most %d are allowed", id, token->size,
+                             max_ranked);
+        for (size_t at = 0; piece;) {
+            at += (size_t)syl_utf8_next((const unsigned char *)token->bytes + at, token->size - at);
+            if (at == token->size) break;
+            int32_t left = part_symbol(l, token->bytes, at),
+                    right = part_symbol(l, token->bytes + at, token->size - at);
+            if (left < 0 || right < 0) continue;
+            syl_merge merge = {left, right, (int32_t)rank, id};
+            SYL_PUSH(&t->arena, &merges, merge);
+        }
+        if (merges.n > max_merges)
+            return syl_error(l->diag, SYL_ERR_tokenizer_limit, loc_of(l, array),
+                             "'ranks' make more than %d merges", max_merges);
+        id++;
+    }
+    t->merges = merges.p;
+    index_merges(t, merges.n);
+    return SYL_OK;
+}
+
+/* One of "merges" and "ranks", the latter for the type "spm" only. */
+static syl_status read_merges_or_ranks(loader *l) {
+    const cJSON *array;
+    int32_t n;
+    if (!cJSON_GetObjectItemCaseSensitive(l->root, "ranks")) return read_merges(l);
+    if (cJSON_GetObjectItemCaseSensitive(l->root, "merges"))
+        return syl_error(l->diag, SYL_ERR_tokenizer_format, loc_of(l, l->root),
+                         "a tokenizer has 'merges' or 'ranks', not both");
+    SYL_TRY(read_array(l, "ranks", max_tokens, &array, &n));
+    if (n != l->t->n_tokens)
+        return syl_error(l->diag, SYL_ERR_tokenizer_format, loc_of(l, array),
+                         "'ranks' has %d entries for %d tokens", n, l->t->n_tokens);
+    return derive_merges(l, array);
 }
 
 static syl_status read_ends(loader *l) {
@@ -310,29 +422,60 @@ static syl_status read_normalizer(loader *l) {
                      "'normalizer' must be \"nfc\" or absent");
 }
 
+static syl_status read_prefix(loader *l) {
+    static const char *const names[] = {
+        [SYL_PREFIX_NEVER] = "never",
+        [SYL_PREFIX_EACH] = "each",
+        [SYL_PREFIX_EACH_MISSING] = "each-missing",
+        [SYL_PREFIX_FIRST_MISSING] = "first-missing",
+    };
+    enum { n = sizeof names / sizeof *names };
+    const char *prefix;
+    SYL_TRY(syl_json_string(l->json, l->root, "prefix", l->diag, &prefix));
+    int i = 0;
+    while (i < n && strcmp(names[i], prefix) != 0) i++;
+    if (i == n)
+        return syl_error(
+            l->diag, SYL_ERR_tokenizer_format, loc_of(l, cJSON_GetObjectItemCaseSensitive(l->root, "prefix")),
+            "unknown prefix '%s', expected 'never', 'each', 'each-missing' or 'first-missing'", prefix);
+    l->t->prefix = (syl_prefix)i;
+    return SYL_OK;
+}
+
 static syl_status load(loader *l) {
-    static const char *const keys[] = {"type", "pre", "tokens",  "types", "merges",     "bos",
-                                       "eos",  "unk", "add_bos", "chat",  "normalizer", NULL};
+    static const char *const bpe_keys[] = {"type", "pre", "tokens",  "types", "merges",     "bos",
+                                           "eos",  "unk", "add_bos", "chat",  "normalizer", NULL};
+    static const char *const spm_keys[] = {"type", "pre", "prefix", "tokens",  "types", "merges", "ranks",
+                                           "bos",  "eos", "unk",    "add_bos", "chat",  NULL};
     syl_tokenizer *t = l->t;
     const char *type, *pre;
     if (!cJSON_IsObject(l->root))
         return syl_error(l->diag, SYL_ERR_tokenizer_format, loc_of(l, l->root),
                          "a tokenizer must be a JSON object");
-    SYL_TRY(syl_json_known_keys(l->json, l->root, keys, l->diag));
     SYL_TRY(syl_json_string(l->json, l->root, "type", l->diag, &type));
-    if (strcmp(type, "bpe") != 0)
+    t->spm = strcmp(type, "spm") == 0;
+    if (!t->spm && strcmp(type, "bpe") != 0)
         return syl_error(l->diag, SYL_ERR_tokenizer_type,
                          loc_of(l, cJSON_GetObjectItemCaseSensitive(l->root, "type")),
-                         "unknown tokenizer type '%s', expected 'bpe'", type);
+                         "unknown tokenizer type '%s', expected 'bpe' or 'spm'", type);
+    SYL_TRY(syl_json_known_keys(l->json, l->root, t->spm ? spm_keys : bpe_keys, l->diag));
     SYL_TRY(syl_json_string(l->json, l->root, "pre", l->diag, &pre));
     SYL_TRY(syl_tokenizer_prepare_split(t, pre, loc_of(l, cJSON_GetObjectItemCaseSensitive(l->root, "pre")),
                                         l->diag));
-    SYL_TRY(read_normalizer(l));
+    SYL_TRY(t->spm ? read_prefix(l) : read_normalizer(l));
     SYL_TRY(read_tokens(l));
     SYL_TRY(read_types(l));
-    index_tokens(l);
+    for (int i = 0; i < 256; i++) t->byte_tokens[i] = -1;
+    t->n_symbols = t->n_tokens;
+    if (t->spm)
+        index_pieces(l);
+    else
+        index_tokens(l);
     index_whole(t);
-    SYL_TRY(read_merges(l));
+    if (t->spm && !syl_map_get(&t->chars, " ", 1))
+        return syl_error(l->diag, SYL_ERR_tokenizer_format, loc_of(l, l->root),
+                         "a tokenizer of the type 'spm' needs the token '\xe2\x96\x81' (U+2581), the space");
+    SYL_TRY(read_merges_or_ranks(l));
     SYL_TRY(read_optional_id(l, "bos", &t->bos));
     SYL_TRY(read_ends(l));
     SYL_TRY(read_optional_id(l, "unk", &t->unk));
@@ -353,9 +496,11 @@ syl_status syl_tokenizer_create(const syl_source *source, syl_diag *diag, syl_to
     if (t) {
         syl_arena_init(&t->arena);
         syl_map_init(&t->by_bytes, &t->arena);
+        syl_map_init(&t->chars, &t->arena);
         loader l = {.t = t, .json = &json, .root = json.root, .diag = diag};
         syl_arena_init(&l.scratch);
         syl_map_init(&l.vocabulary, &l.scratch);
+        syl_map_init(&l.pieces, &l.scratch);
         l.joined.arena = &l.scratch;
         status = load(&l);
         syl_arena_free(&l.scratch);
@@ -398,29 +543,4 @@ const char *syl_tokenizer_bytes(const syl_tokenizer *t, int32_t id, size_t *out_
     if (id < 0 || id >= t->n_tokens) return NULL;
     *out_size = t->tokens[id].size;
     return t->tokens[id].bytes;
-}
-
-static const char replacement[] = "\xef\xbf\xbd"; /* U+FFFD */
-
-void syl_decoder_push(syl_decoder *d, const syl_tokenizer *t, int32_t id, syl_text *out) {
-    if (syl_tokenizer_is_control(t, id) && !d->show_control) return;
-    size_t size = 0;
-    const char *bytes = syl_tokenizer_bytes(t, id, &size);
-    for (size_t i = 0; i < size; i++) {
-        d->held[d->n_held++] = (unsigned char)bytes[i];
-        /* Only the byte just added can end the sequence, well or ill; it may then begin the next one. */
-        for (int n; d->n_held && (n = syl_utf8_next(d->held, d->n_held)) != 0;) {
-            if (n > 0)
-                syl_text_append(out, (const char *)d->held, (size_t)n);
-            else
-                syl_text_append(out, replacement, 3);
-            d->n_held -= (unsigned)abs(n);
-            memmove(d->held, d->held + abs(n), d->n_held);
-        }
-    }
-}
-
-void syl_decoder_finish(syl_decoder *d, syl_text *out) {
-    if (d->n_held) syl_text_append(out, replacement, 3);
-    d->n_held = 0;
 }

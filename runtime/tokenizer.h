@@ -3,6 +3,11 @@
  * Byte-level byte-pair encoding (Sennrich et al. 2016; bytes written as printable characters as in GPT-2):
  * the text is cut into pieces by the patterns of a named pre-tokenizer, the bytes of a piece are its first
  * tokens, and the adjacent pair with the lowest-ranked merge is joined (leftmost first) until none is left.
+ *
+ * SentencePiece's BPE (Kudo and Richardson 2018) is the same with other first tokens: the characters of the text,
+ * in which U+2581 and the space are one and a space may be put in front; a character that no token expresses
+ * becomes the tokens of its bytes. Decoding takes that space off again.
+ *
  * Described by the tokenizer JSON of docs/artifact.md.
  *
  * A tokenizer never changes after its creation: any number of threads may use one. */
@@ -42,6 +47,9 @@ enum {
     SYL_ENCODE_CONTROL = 1, /* names of control tokens in the text (leftmost, then longest) become these
                                tokens; only for trusted text */
     SYL_ENCODE_BOS = 2,     /* begin with the begin-of-text token if the model was trained so */
+    SYL_ENCODE_INSIDE =
+        4, /* the text follows others: where only the first text gets a space in front, this one gets
+                               none */
 };
 enum { SYL_MAX_TEXT = 64 << 20 }; /* longest text, in bytes */
 
@@ -59,7 +67,11 @@ typedef struct syl_decoder {
     unsigned char held[4];
     unsigned n_held;
     bool show_control;
+    bool
+        inside; /* not at the begin of a text, where the tokenizer put a space in front that is no part of it */
 } syl_decoder;
+/* As if the token had been decoded, but for its text: a prompt whose continuation is decoded. */
+void syl_decoder_follow(syl_decoder *decoder, const syl_tokenizer *tokenizer, int32_t id);
 void syl_decoder_push(syl_decoder *decoder, const syl_tokenizer *tokenizer, int32_t id,
                       syl_text *out); /* unknown ids: nothing */
 void syl_decoder_finish(syl_decoder *decoder,

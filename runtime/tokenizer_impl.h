@@ -15,12 +15,22 @@ enum { SYL_MAX_SPLIT_STAGES = 4 };
  * between them. */
 typedef struct syl_pre_tokenizer {
     const char *name;
+    bool spm;          /* of the type "spm", else of "bpe" */
     bool whole_pieces; /* a piece that is itself a token is not built by merges */
     const char *patterns[SYL_MAX_SPLIT_STAGES + 1];
 } syl_pre_tokenizer;
 
+/* Where a tokenizer of the type "spm" puts a space in front of a text. Texts are what stands between control and
+ * user tokens. */
+typedef enum syl_prefix {
+    SYL_PREFIX_NEVER,
+    SYL_PREFIX_EACH,          /* every text */
+    SYL_PREFIX_EACH_MISSING,  /* every text that doesn't begin with one */
+    SYL_PREFIX_FIRST_MISSING, /* only the very first, if it doesn't begin with one */
+} syl_prefix;
+
 typedef struct syl_merge {
-    int32_t left, right; /* the pair */
+    int32_t left, right; /* the pair, symbols */
     int32_t rank;        /* lower goes first */
     int32_t joined;      /* the token it becomes */
 } syl_merge;
@@ -42,15 +52,21 @@ struct syl_tokenizer {
     syl_token *tokens;
     int32_t n_tokens;
     int32_t byte_tokens[256]; /* -1: no token for this byte */
-    syl_merge *merges;        /* sorted by (left, right) */
-    uint32_t *merge_begin;    /* [n_tokens + 1]: where the merges with this left token begin */
-    int32_t *whole;           /* user and control tokens, by first byte, longest first */
+    /* What merges is a symbol: a token, or (type "spm", from n_tokens on) a character that is none but part of
+     * one. */
+    int32_t n_symbols;
+    syl_merge *merges;     /* sorted by (left, right) */
+    uint32_t *merge_begin; /* [n_symbols + 1]: where the merges with this left symbol begin */
+    int32_t *whole;        /* user and control tokens, by first byte, longest first */
     uint32_t whole_begin[257];
     int32_t *ends;
     int32_t n_ends;
     int32_t bos, unk; /* -1: none */
     bool add_bos;
-    bool nfc;         /* text is normalised to NFC before it is cut */
+    bool nfc; /* text is normalised to NFC before it is cut */
+    bool spm; /* text is merged from characters, else from bytes */
+    syl_prefix prefix;
+    syl_map chars;    /* type "spm": characters -> their symbol + 1 */
     syl_map by_bytes; /* ordinary tokens: their entry in `tokens`; filled only if pre->whole_pieces */
     const syl_pre_tokenizer *pre;
     pcre2_code *stages[SYL_MAX_SPLIT_STAGES];

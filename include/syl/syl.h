@@ -354,6 +354,7 @@ enum {
 /* Text to tokens; *ids is the caller's. Error: lm-tokenizer where the model has none. */
 SYL_API syl_status syl_session_encode(syl_session *session, const char *text, size_t size, int flags,
                                       int32_t **ids, size_t *n);
+/* Tokens to text, as the begin of one: a space that the tokenizer puts in front of texts is left out. */
 SYL_API syl_status syl_session_decode(syl_session *session, const int32_t *ids, size_t n, int flags,
                                       char **text, size_t *size);
 

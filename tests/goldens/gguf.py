@@ -90,7 +90,9 @@ def encode_value(value):
         return 6, struct.pack("<f", value)
     if isinstance(value, str):
         return STRING, encode_string(value)
-    if isinstance(value[0], int):
+    if isinstance(value[0], float):
+        kind, items = 6, struct.pack(f"<{len(value)}f", *value)
+    elif isinstance(value[0], int):
         kind, items = 5, struct.pack(f"<{len(value)}i", *value)
     else:
         kind, items = STRING, b"".join(map(encode_string, value))

@@ -65,8 +65,22 @@ def write_safetensors(path, tensors):
     path.write_bytes(struct.pack("<Q", len(text)) + text + body)
 
 
-def tokenizer():
-    """A token a byte, a few merges, two special tokens; the token after those adds up to the vocabulary."""
+# Tokenizers of SentencePiece's kind: spelling of the file and chat template (tokenizer_spm.py).
+SPM = {"llama": ("prepend", "llama2"), "mistral": ("first", "mistral-v3")}
+
+
+def spm():
+    """What tokenizer_spm.py made."""
+    return json.loads((pathlib.Path(__file__).resolve().parents[1] / "data/tokenizer_spm.json").read_text(encoding="utf-8"))
+
+
+def tokenizer(name):
+    """The text of tokenizer.json and how many tokens it has. For SPM as made by tokenizer_spm.py; else a token a byte, a few merges, two
+    special tokens."""
+    if name in SPM:
+        made = spm()
+        vocab = {text: i for i, (text, _, _) in enumerate(made["pieces"])}
+        return {**made["files"][SPM[name][0]], "model": {**made["model"], "vocab": vocab}}, len(vocab)
     tokens = byte_alphabet() + ["th", "the", "an", "Ġthe", "in", "er"]
     special = ["<|im_start|>", "<|im_end|>"]
     merges = [["t", "h"], ["th", "e"], ["a", "n"], ["Ġ", "the"], ["i", "n"], ["e", "r"]]
@@ -99,7 +113,7 @@ def tensors_of(name):
 
     normal = lambda *shape: random.standard_normal(shape).astype(np.float32)
     width, ffn, heads, kv = (config[k] for k in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"))
-    size, vocabulary = config.get("head_dim", width // heads), tokenizer()[1]
+    size, vocabulary = config.get("head_dim", width // heads), tokenizer(name)[1]
 
     def linear(tensor, rows, cols, bias=False):
         add(tensor + ".weight", normal(rows, cols) / np.sqrt(cols), bf16)
@@ -130,14 +144,19 @@ def tensors_of(name):
 def write(folder, name):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    text, vocabulary = tokenizer()
-    config = {**MODELS[name]["config"], "model_type": name, "vocab_size": vocabulary, "bos_token_id": vocabulary - 2,
-              "eos_token_id": vocabulary - 1, "torch_dtype": "float16"}
+    text, vocabulary = tokenizer(name)
+    bos, eos = (1, 2) if name in SPM else (vocabulary - 2, vocabulary - 1)
+    config = {**MODELS[name]["config"], "model_type": name, "vocab_size": vocabulary, "bos_token_id": bos, "eos_token_id": eos,
+              "torch_dtype": "float16"}
     put = lambda file, value: (folder / file).write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
     put("config.json", config)
-    put("generation_config.json", {"eos_token_id": [vocabulary - 1], "bos_token_id": vocabulary - 2})
+    put("generation_config.json", {"eos_token_id": [eos], "bos_token_id": bos})
     put("tokenizer.json", text)
-    put("tokenizer_config.json", {"add_bos_token": False, "eos_token": "<|im_end|>", "tokenizer_class": "PreTrainedTokenizerFast"})
+    if name in SPM:
+        put("tokenizer_config.json", {"add_bos_token": True, "bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "LlamaTokenizer",
+                                      "chat_template": spm()["templates"][SPM[name][1]]})
+    else:
+        put("tokenizer_config.json", {"add_bos_token": False, "eos_token": "<|im_end|>", "tokenizer_class": "PreTrainedTokenizerFast"})
     stored = {tensor: (dtype, bits) for tensor, (dtype, bits, _) in tensors_of(name).items()}
     shards = MODELS[name].get("shards", 1)
     if shards == 1:

@@ -61,4 +61,5 @@ def main():
         out.write('{"texts":[\n' + rows(texts) + '\n],"chats":[\n' + rows(chats) + "\n]}\n")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -96,6 +96,9 @@ def make_gguf():
     twice = good.replace(gguf.encode_string("blk.0.attn_k.bias"), gguf.encode_string("blk.0.attn_q.bias"), 1)
     save("gguf-twice.gguf", twice)
     written("no-key", without="llama.attention.head_count")
+    scores = [-float(i) for i in range(len(metadata["tokenizer.ggml.tokens"]))]
+    written("no-scores", {"tokenizer.ggml.model": "llama"})
+    written("no-space", {"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": scores})
     written("no-heads", {"llama.attention.head_count": 0})
     written("architecture", {"general.architecture": "mamba"})
     written("extra-tensor", new_tensors={"blk.0.attn_sinks.weight": np.ones(6, np.float32)})
@@ -196,8 +199,8 @@ def make_work():
 def make_hf():
     """Directories: the tiny Qwen3 of the goldens, with one thing wrong."""
 
-    def broken(name, file, change):
-        tiny_hf.write(FOLDER / name, "qwen3")
+    def broken(name, file, change, model="qwen3"):
+        tiny_hf.write(FOLDER / name, model)
         path = FOLDER / name / file
         value = json.loads(path.read_text(encoding="utf-8"))
         change(value)
@@ -213,6 +216,8 @@ def make_hf():
     broken("hf-heads", "config.json", config("num_key_value_heads", 4))
     broken("hf-tokenizer", "tokenizer.json", lambda t: t["model"].__setitem__("type", "WordPiece"))
     broken("hf-split", "tokenizer.json", lambda t: t["pre_tokenizer"].__setitem__("type", "Whitespace"))
+    broken("hf-spaces", "tokenizer.json", lambda t: t["pre_tokenizer"].__setitem__("prepend_scheme", "second"), "mistral")
+    broken("hf-bytes", "tokenizer.json", lambda t: t["model"]["vocab"].__setitem__("0", t["model"]["vocab"].pop("<0x80>")), "mistral")
     tiny_hf.write(FOLDER / "hf-no-weights", "qwen3")
     (FOLDER / "hf-no-weights" / "model.safetensors").unlink()
 

@@ -237,7 +237,7 @@ static void test_refused(void **state) {
         {{.without = "blk.1.ffn_up.weight"}, "weights-missing"},
         {{.hidden = 16}, "weights-shape"},
         {{.embedding_type = 10}, "weights-format"},
-        {{.model = "llama"}, "tokenizer-type"},
+        {{.model = "bert"}, "tokenizer-type"},
         {{.without = "tokenizer.ggml.tokens"}, "gguf-missing-key"},
         {{.without = "tokenizer.ggml.eos_token_id"}, "tokenizer-data"},
         {{.key = "tokenizer.ggml.eot_token_id", .value = 5}, "gguf-value"},

@@ -76,6 +76,18 @@ static void expect_ids(fixture *f, const char *text, size_t size, int flags, con
     } while (0)
 #define EXPECT(f, text, ...) EXPECT_FLAGS(f, text, SYL_ENCODE_PLAIN, 0, __VA_ARGS__)
 
+static syl_chat_message message(const char *role, const char *content) {
+    return (syl_chat_message){role, content, strlen(content)};
+}
+
+static void expect_chat(fixture *f, const syl_chat_message *messages, size_t n, bool ask, const int32_t *ids,
+                        size_t n_ids) {
+    syl_token_list list = {.arena = &f->arena};
+    assert_int_equal(syl_chat_encode(f->t, messages, n, ask, f->diag, &list), SYL_OK);
+    assert_int_equal(list.n, n_ids);
+    assert_memory_equal(list.p, ids, n_ids * sizeof *ids);
+}
+
 static void test_merges(void **state) {
     (void)state;
     fixture f;
@@ -210,6 +222,213 @@ static void test_nfc(void **state) {
     }
 }
 
+/* ids: 0 <s> control 1 _ 2 a 3 b 4 c 5 ab 6 bc 7 _a 8 éb 9 C3 10 A9 11 __ 12 <u> user 13 aa 14 abc, and maybe 15 a_; é is no
+ * token */
+#define MARK "\xe2\x96\x81"
+#define SPM_PIECES                                                                                           \
+    "\"<s>\",\"" MARK "\",\"a\",\"b\",\"c\",\"ab\",\"bc\",\"" MARK "a\",\"\xc3\xa9"                          \
+    "b\",\"<0xC3>\",\"<0xA9>\",\"" MARK MARK "\",\"<u>\",\"aa\",\"abc\""
+#define SPM_TOKENS "\"tokens\":[" SPM_PIECES "]"
+#define SPM_RANKS  "\"ranks\":[0,0,0,0,0,3,3,5,4,0,0,2,0,3,6]"
+#define SPM_JSON(pre, prefix, tokens, merging)                                                               \
+    "{\"type\":\"spm\",\"pre\":\"" pre "\",\"prefix\":\"" prefix "\"," tokens                                \
+    ",\"types\":[{\"id\":0,\"special\":true},{\"id\":12,\"special\":false}]," merging                        \
+    ",\"bos\":0,\"eos\":[0],\"unk\":null,\"add_bos\":true,\"chat\":null}"
+
+static void open_spm(fixture *f, const char *json) {
+    begin(f);
+    assert_int_equal(open_text(f, json, strlen(json)), SYL_OK);
+}
+
+static void test_characters(void **state) {
+    (void)state;
+    fixture f;
+    open_spm(&f, SPM_JSON("whole", "never", SPM_TOKENS, SPM_RANKS));
+    EXPECT(&f, "abc", 14); /* ab and bc are equally good: the leftmost, and abc from it */
+    EXPECT(&f, "cbc", 4, 6);
+    EXPECT(&f, "abbc", 5, 6);
+    EXPECT(&f, "aab", 13, 3);
+    EXPECT(&f, "aabc", 13, 6);
+    EXPECT(&f, " a", 7);
+    EXPECT(&f, MARK "a", 7);
+    EXPECT(&f, " ab", 1, 5);  /* ab before _a */
+    EXPECT(&f, "  a", 11, 2); /* __ before _a */
+    EXPECT(&f, "\xc3\xa9", 9, 10);
+    EXPECT(&f,
+           "\xc3\xa9"
+           "b",
+           8); /* from a character that is no token */
+    EXPECT(&f, "\xc3", 9);
+    EXPECT(&f,
+           "\xc3"
+           "bc",
+           9, 6); /* ill-formed bytes stand alone */
+    EXPECT_FLAGS(&f, "abxc", SYL_ENCODE_PLAIN, 1, 5, 4);
+    EXPECT_FLAGS(&f, "<0xC3>", SYL_ENCODE_PLAIN, 6, ); /* the name of a byte is no text of it */
+    end(&f);
+
+    open_spm(&f,
+             SPM_JSON("whole", "never", SPM_TOKENS, "\"merges\":[\"b c\",\"a b\",\"a bc\",\"" MARK " a\"]"));
+    EXPECT(&f, "abc", 14);
+    EXPECT(&f, "abab", 5, 5);
+    EXPECT(&f, "  a", 1, 7);
+    EXPECT(&f,
+           "aa\xc3\xa9"
+           "b",
+           2, 2, 9, 10, 3);
+    end(&f);
+
+    /* With a token that has a space inside, a whole text can't be cut anywhere. */
+#define INNER       "\"tokens\":[" SPM_PIECES ",\"a" MARK "\"]"
+#define INNER_RANKS "\"ranks\":[0,0,0,0,0,3,3,5,4,0,0,2,0,3,6,1]"
+    open_spm(&f, SPM_JSON("whole", "never", INNER, INNER_RANKS));
+    EXPECT(&f, "a a", 15, 2);
+    end(&f);
+    open_spm(&f, SPM_JSON("spaces", "never", INNER, INNER_RANKS));
+    EXPECT(&f, "a a", 2, 7);
+    EXPECT(&f, "a  a", 2, 1, 7);
+    end(&f);
+}
+
+/* Encodes, and decodes again to `back`. */
+static void expect_back(fixture *f, const char *text, int flags, const char *back) {
+    syl_token_list list = {.arena = &f->arena};
+    syl_text out = {.arena = &f->arena};
+    syl_decoder d = {0};
+    syl_text_append(&out, "", 0);
+    assert_int_equal(syl_tokenizer_encode(f->t, text, strlen(text), flags, f->diag, &list), SYL_OK);
+    for (size_t i = 0; i < list.n; i++) syl_decoder_push(&d, f->t, list.p[i], &out);
+    syl_decoder_finish(&d, &out);
+    assert_string_equal(out.p, back);
+}
+
+static void test_space_in_front(void **state) {
+    (void)state;
+    fixture f;
+    open_spm(&f, SPM_JSON("whole", "each", SPM_TOKENS, SPM_RANKS));
+    EXPECT(&f, "", );
+    EXPECT(&f, "a", 7);
+    EXPECT(&f, " a", 11, 2);
+    EXPECT(&f, "a<u>a", 7, 12, 7);
+    EXPECT_FLAGS(&f, "a<s>a", SYL_ENCODE_CONTROL | SYL_ENCODE_BOS | SYL_ENCODE_INSIDE, 0, 0, 7, 0, 7);
+    static const char *const texts[] = {"",      " ",     "a",   " a",        "  a ",
+                                        "a<u>a", "<u> a", "<u>", "a<u> <u>b", "\xc3\xa9"};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        expect_back(&f, texts[i], SYL_ENCODE_BOS, texts[i]);
+    expect_back(&f, "a<s>b", SYL_ENCODE_CONTROL, "ab");
+    syl_text out = {.arena = &f.arena};
+    syl_decoder d = {0};
+    syl_decoder_push(&d, f.t, 1, &out); /* only the space that was put there */
+    assert_int_equal(out.n, 0);
+    syl_decoder_push(&d, f.t, 7, &out);
+    assert_string_equal(out.p, " a");
+    d = (syl_decoder){0};
+    out.n = 0;
+    syl_decoder_follow(&d, f.t, 2); /* inside a text, a space is a space */
+    syl_decoder_push(&d, f.t, 7, &out);
+    syl_decoder_push(&d, f.t, 9, &out);
+    assert_string_equal(out.p, " a");
+    syl_decoder_push(&d, f.t, 10, &out);
+    assert_string_equal(out.p, " a\xc3\xa9");
+    end(&f);
+
+    open_spm(&f, SPM_JSON("whole", "each-missing", SPM_TOKENS, SPM_RANKS));
+    EXPECT(&f, "a", 7);
+    EXPECT(&f, " a", 7);
+    EXPECT(&f, MARK "a", 7);
+    EXPECT(&f, "a<u>a<u> a", 7, 12, 7, 12, 7);
+    expect_back(&f, "a<u>a", SYL_ENCODE_PLAIN, "a<u>a");
+    end(&f);
+
+    open_spm(&f, SPM_JSON("whole", "first-missing", SPM_TOKENS, SPM_RANKS));
+    EXPECT(&f, "a<u>a", 7, 12, 2);
+    EXPECT(&f, " a", 7);
+    EXPECT(&f, "<u>a", 12, 2);
+    EXPECT_FLAGS(&f, "a", SYL_ENCODE_BOS, 0, 0, 7);
+    EXPECT_FLAGS(&f, "a", SYL_ENCODE_INSIDE, 0, 2);
+    EXPECT_FLAGS(&f, "<s>a", SYL_ENCODE_CONTROL, 0, 0, 2);
+    expect_back(&f, "a<u> a", SYL_ENCODE_BOS, "a<u> a");
+    expect_back(&f, "<u> a", SYL_ENCODE_PLAIN, "<u> a");
+    end(&f);
+}
+
+/* Only the first text of a conversation gets a space in front, and a control token stands before the first of these. */
+static void test_space_in_chats(void **state) {
+    (void)state;
+    static const char *const prefixes[] = {"first-missing", "each-missing"};
+    for (int i = 0; i < 2; i++) {
+        fixture f;
+        begin(&f);
+        char *json = syl_arena_printf(&f.arena,
+                                      "{\"type\":\"spm\",\"pre\":\"whole\",\"prefix\":\"%s\",\"tokens\":[\"<|"
+                                      "im_start|>\",\"<|im_end|>\",\"" MARK
+                                      "\",\"u\",\"s\",\"e\",\"r\",\"<0x0A>\",\"x\"],\"types\":[{\"id\":0,"
+                                      "\"special\":true},{\"id\":1,\"special\":"
+                                      "true}],\"ranks\":[0,0,0,0,0,0,0,0,0],\"bos\":null,\"eos\":[1],\"unk\":"
+                                      "null,\"add_bos\":false,\"chat\":{"
+                                      "\"format\":\"chatml\",\"system\":null}}",
+                                      prefixes[i]);
+        assert_int_equal(open_text(&f, json, strlen(json)), SYL_OK);
+        syl_chat_message one[] = {message("user", "x")};
+        static const int32_t first[] = {0, 3, 4, 5, 6, 7, 8, 1, 7},
+                             each[] = {0, 2, 3, 4, 5, 6, 7, 8, 1, 2, 7};
+        if (i == 0)
+            expect_chat(&f, one, 1, false, first, sizeof first / sizeof *first);
+        else
+            expect_chat(&f, one, 1, false, each, sizeof each / sizeof *each);
+        end(&f);
+    }
+}
+
+static void test_malformed_spm(void **state) {
+    (void)state;
+    char *zeros = malloc(1 << 12), *long_json = malloc(1 << 13);
+    memset(zeros, 'a', 600);
+    zeros[600] = 0;
+    snprintf(
+        long_json, 1 << 13,
+        "{\"type\":\"spm\",\"pre\":\"whole\",\"prefix\":\"each\",\"tokens\":[\"" MARK
+        "\",\"%s\"],\"types\":[],\"ranks\":[0,1],\"bos\":null,\"eos\":[0],\"unk\":null,\"add_bos\":false,"
+        "\"chat\":null}",
+        zeros);
+    const struct {
+        const char *json, *error;
+        syl_status status;
+    } cases[] = {
+        {SPM_JSON("smollm", "each", SPM_TOKENS, SPM_RANKS), "expected one of 'spaces', 'whole'",
+         SYL_UNSUPPORTED},
+        {SPM_JSON("whole", "all", SPM_TOKENS, SPM_RANKS), "unknown prefix 'all'", SYL_INPUT},
+        {SPM_JSON("whole", "each",
+                  "\"tokens\":[\"<s>\",\"b\",\"c\",\"d\",\"e\",\"f\",\"g\",\"h\",\"i\",\"j\","
+                  "\"k\",\"l\",\"m\"]",
+                  SPM_RANKS),
+         "needs the token '" MARK "'", SYL_INPUT},
+        {SPM_JSON("whole", "each", SPM_TOKENS, "\"ranks\":[0,1]"), "'ranks' has 2 entries for 15 tokens",
+         SYL_INPUT},
+        {SPM_JSON("whole", "each", SPM_TOKENS, "\"ranks\":[0,0,0,0,0,15,3,5,4,0,0,2,0,3,6]"),
+         "must be in 0 .. 14", SYL_INPUT},
+        {SPM_JSON("whole", "each", SPM_TOKENS, "\"ranks\":[0,0,0,0,0,\"1\",3,5,4,0,0,2,0,3,6]"),
+         "must be in 0 .. 14", SYL_INPUT},
+        {SPM_JSON("whole", "each", SPM_TOKENS, SPM_RANKS ",\"merges\":[]"), "not both", SYL_INPUT},
+        {SPM_JSON("whole", "each", SPM_TOKENS, SPM_RANKS ",\"normalizer\":\"nfc\""), "normalizer", SYL_INPUT},
+        {SPM_JSON("whole", "each", SPM_TOKENS, "\"merges\":[\"< s>\"]"), "needs the token '<'", SYL_INPUT},
+        {SPM_JSON("whole", "each", SPM_TOKENS, "\"unk\":0"), "error[json-", SYL_INPUT},
+        {long_json, "at most 512", SYL_INPUT},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fixture f;
+        begin(&f);
+        syl_status status = open_text(&f, cases[i].json, strlen(cases[i].json));
+        const char *said = f.messages.p ? f.messages.p : "nothing";
+        if (status != cases[i].status || !strstr(said, cases[i].error) || syl_diag_errors(f.diag) != 1 || f.t)
+            fail_msg("case %zu: status %d, expected '%s', diagnostics: %s", i, (int)status, cases[i].error,
+                     said);
+        end(&f);
+    }
+    free(zeros);
+    free(long_json);
+}
+
 static void test_long_texts(void **state) {
     (void)state;
     fixture f;
@@ -231,6 +450,13 @@ static void test_long_texts(void **state) {
     list.n = 0;
     assert_int_equal(syl_tokenizer_encode(f.t, text, n, SYL_ENCODE_CONTROL, f.diag, &list), SYL_OK);
     assert_int_equal(list.n, n);
+    syl_tokenizer_destroy(f.t);
+    static const char characters[] = SPM_JSON("whole", "each", SPM_TOKENS, SPM_RANKS);
+    assert_int_equal(open_text(&f, characters, sizeof characters - 1), SYL_OK);
+    memset(text, 'a', n);
+    list.n = 0;
+    assert_int_equal(syl_tokenizer_encode(f.t, text, n, SYL_ENCODE_PLAIN, f.diag, &list), SYL_OK);
+    assert_int_equal(list.n, n / 2 + 1);
     assert_true(clock() - start < 5 * CLOCKS_PER_SEC); /* it takes 0.1 s; quadratic time would be minutes */
     assert_int_equal(
         syl_tokenizer_encode(f.t, text, (size_t)SYL_MAX_TEXT + 1, SYL_ENCODE_PLAIN, f.diag, &list),
@@ -280,7 +506,7 @@ static void test_malformed(void **state) {
         {"{", "error[json-", SYL_INPUT},
         {"[]", "error[tokenizer-format]", SYL_INPUT},
         {"{}", "error[json-missing]", SYL_INPUT},
-        {JSON("\"spm\"", "\"smollm\"", TOKENS, TYPES, MERGES, "19", "[18]", "null", "false", "null"),
+        {JSON("\"wordpiece\"", "\"smollm\"", TOKENS, TYPES, MERGES, "19", "[18]", "null", "false", "null"),
          "error[tokenizer-type]", SYL_UNSUPPORTED},
         {JSON("\"bpe\"", "\"smolm\"", TOKENS, TYPES, MERGES, "19", "[18]", "null", "false", "null"),
          "expected one of 'default', 'gpt-2', 'llama-bpe', 'qwen2', 'smollm'", SYL_UNSUPPORTED},
@@ -367,18 +593,6 @@ static void test_malformed(void **state) {
                      said);
         end(&f);
     }
-}
-
-static syl_chat_message message(const char *role, const char *content) {
-    return (syl_chat_message){role, content, strlen(content)};
-}
-
-static void expect_chat(fixture *f, const syl_chat_message *messages, size_t n, bool ask, const int32_t *ids,
-                        size_t n_ids) {
-    syl_token_list list = {.arena = &f->arena};
-    assert_int_equal(syl_chat_encode(f->t, messages, n, ask, f->diag, &list), SYL_OK);
-    assert_int_equal(list.n, n_ids);
-    assert_memory_equal(list.p, ids, n_ids * sizeof *ids);
 }
 
 /* One token a letter: what is expected reads like the text. */
@@ -507,6 +721,10 @@ int main(void) {
         cmocka_unit_test(test_control_tokens),
         cmocka_unit_test(test_pre_tokenizers),
         cmocka_unit_test(test_nfc),
+        cmocka_unit_test(test_characters),
+        cmocka_unit_test(test_space_in_front),
+        cmocka_unit_test(test_space_in_chats),
+        cmocka_unit_test(test_malformed_spm),
         cmocka_unit_test(test_long_texts),
         cmocka_unit_test(test_decoder),
         cmocka_unit_test(test_malformed),
