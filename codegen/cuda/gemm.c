@@ -88,7 +88,7 @@ syl_status cu_gemm_print(cu_source *s, const cu_gemm_tile *tile, const char *nam
     cu_template(s, syl_arena_printf(s->arena, "%s.cuh", name));
     syl_text_printf(
         s->out,
-        "\nextern \"C\" __global__ void __launch_bounds__(%d) %s(const __grid_constant__ Args args) {\n"
+        "\nextern \"C\" __global__ void __launch_bounds__(%d, 1) %s(const __grid_constant__ Args args) {\n"
         "    %s<Shape, %s>(args);\n}\n",
         s->launch->threads, s->launch->entry, name, cu_gemm_weights(s));
     return SYL_OK;

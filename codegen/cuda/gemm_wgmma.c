@@ -55,7 +55,7 @@ static void print_wgmma(cu_source *s, int tokens) {
 
 syl_status cu_emit_gemm_wgmma(cu_source *s) {
     plan p = plan_of(s->kernel, s->variant);
-    s->launch->threads = p.groups * 128 + 32;
+    s->launch->threads = p.groups * 128 + 128; /* a warpgroup fetches: registers are counted for warpgroups */
     s->launch->shared = p.shared;
     s->launch->cluster = p.cluster;
     s->launch->rows_per_block = p.tile.tokens;
@@ -75,7 +75,7 @@ double cu_cost_gemm_wgmma(const kir_kernel *kernel, const syl_cuda_target *targe
     cu_rates rates = cu_rates_of(target);
     int64_t tiles = syl_ceil_div(rows, p.tile.tokens) * syl_ceil_div(kernel->gemm.n, p.tile.channels);
     int resident = (int)(232448 / (p.shared + 1024));
-    int threads = p.groups * 128 + 32, registers = p.tile.tokens / 2 + 90;
+    int threads = p.groups * 128 + 128, registers = p.groups == 2 ? 168 : p.tile.tokens / 2 + 90;
     if (resident > 65536 / (threads * registers)) resident = 65536 / (threads * registers);
     if (resident < 1) resident = 1;
     double clock = 1.6e9, rate = kernel->gemm.dot == KIR_DOT_MMA_I8 ? 4096 : 2048;

@@ -1,4 +1,4 @@
-// GEMM by wgmma (sm_90a): one warp fetches chunks of weights and tokens by bulk copies into a ring of STAGES, GROUPS warpgroups take weights from
+// GEMM by wgmma (sm_90a): a thread of its own fetches chunks of weights and tokens by bulk copies into a ring of STAGES, GROUPS warpgroups take weights from
 // there into registers (operand A), 64 channels each, and multiply them by the tokens where they lie (operand B). CLUSTER blocks of neighbouring
 // channels share the tokens: each fetches a part for all. wgmma() is printed for the tile's size by gemm_wgmma.c.
 #include "hopper.cuh"
@@ -66,9 +66,11 @@ template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &a
         __syncthreads();
     let_next_begin();
 
-    if (warp == 4 * S::GROUPS) {
-        if (lane == 0) gemm_wgmma_fetch<S, W>(args, ring, full, empty);
+    if (warp >= 4 * S::GROUPS) {
+        if (S::GROUPS == 2) registers_down<24>();
+        if (thread == 128 * S::GROUPS) gemm_wgmma_fetch<S, W>(args, ring, full, empty);
     } else {
+        if (S::GROUPS == 2) registers_up<240>();
         int group = warp / 4, block = warp % 4, i0 = blockIdx.x * S::TOKENS, channel = blockIdx.y * S::CHANNELS;
         if constexpr (S::RANK > 0) {
             wait_for_previous();
@@ -92,7 +94,12 @@ template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &a
             for (int m = 0; m < W::MMAS; m++) wgmma(acc[0], a[m], b + 2 * m);
             wgmma_commit();
             wgmma_wait<1>();
-            if (c > 0 && lane < S::CLUSTER) mbarrier_arrive(empty + 8 * ((c - 1) % S::STAGES), lane);
+            if (c > 0 && lane < S::CLUSTER) {
+                if (S::CLUSTER > 1)
+                    mbarrier_arrive_at(empty + 8 * ((c - 1) % S::STAGES), lane);
+                else
+                    mbarrier_arrive(empty + 8 * ((c - 1) % S::STAGES));
+            }
         };
         for (int c = 0; c + 1 < S::CHUNKS; c += 2) {
             step(c, a[0]);
