@@ -19,6 +19,5 @@
 PENDING(gemm_stream)
 PENDING(gemm_mma)
 PENDING(gemm_wgmma)
-PENDING(gemm_simt)
 PENDING(attention)
 PENDING(full_attention)

@@ -52,6 +52,17 @@ static inline float fmaxf(float a, float b) { return __builtin_fmaxf(a, b); }
 static inline float fminf(float a, float b) { return __builtin_fminf(a, b); }
 static inline float rintf(float x) { return __builtin_rintf(x); }
 
+static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+    uint64_t bytes = (uint64_t)y << 32 | x;
+    unsigned out = 0;
+    for (int i = 0; i < 4; i++) out |= (unsigned)(bytes >> (selector >> 4 * i & 7) * 8 & 255) << 8 * i;
+    return out;
+}
+static inline int __dp4a(int a, int b, int sum) {
+    for (int i = 0; i < 4; i++) sum += (int8_t)(a >> 8 * i) * (int8_t)(b >> 8 * i);
+    return sum;
+}
+
 // ---- threads ----
 
 namespace emulation {
