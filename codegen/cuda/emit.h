@@ -41,6 +41,21 @@ int cu_elem_bytes(kir_type elem);
 /* Prints `struct Args { void *buffers[n]; void *workspace; int rows, positions; };` with a comment of each buffer, and the constant tables. */
 void cu_print_args(cu_source *s);
 
+/* An epilogue as a function template, for families that hold a tile of sums in registers:
+ *     template <int ROWS, int COLS> void epilogue(const Args &args, int first, int column, const T (*acc)[COLS], const float (*low)[COLS])
+ * for rows [first, first + ROWS) and columns [column, column + COLS), those that exist; T is the type of the kernel's sums. */
+SYL_NODISCARD syl_status cu_print_epilogue(cu_source *s);
+/* Zeros behind the last column of tiled results, up to whole atoms, for rows [first, end): by all threads of a block. */
+void cu_print_tiled_padding(cu_source *s, const char *first, const char *end, const char *indent);
+
+/* Weights of KIR_DOT_F32 and KIR_DOT_I8 (pack_simt.c): panels of 32 channels, 16 bytes of each channel side by side; codes of 4 bits become INT8
+ * values. Blocks are of 64 channels. */
+bool cu_pack_simt_size(const syl_plan_weight *weight, size_t *out);
+void cu_pack_simt(const syl_plan_weight *weight, const syl_weight_source *source, void *packed, int64_t begin,
+                  int64_t end);
+/* Bytes of the panels, in front of the scales of groups. */
+int64_t cu_pack_simt_panels(int64_t n, int64_t k, kir_type elem);
+
 /* What a load, store or scalar instruction computes: for a load or an operation a C expression, for a store a statement without its
  * semicolon, at row `i` and column `j` (texts of C expressions, ints). Operands are read as v<number><suffix> where their role is ELEM or COL, as
  * v<number> where it is ROW or UNIFORM. Loads read global memory (args.buffers), stores write it, tiled buffers by their address; store_row and

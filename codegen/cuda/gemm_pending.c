@@ -16,15 +16,5 @@
         return syl_error(s->diag, SYL_ERR_internal, SYL_NOWHERE, "kernel '%s': this family fits no kernel",  \
                          s->kernel->name);                                                                   \
     }
-PENDING(gemm_simt)
 PENDING(attention)
 PENDING(full_attention)
-bool cu_pack_simt_size(const syl_plan_weight *weight, size_t *out) {
-    (void)weight;
-    *out = 0;
-    return false;
-}
-void cu_pack_simt(const syl_plan_weight *weight, const syl_weight_source *source, void *packed, int64_t begin,
-                  int64_t end) {
-    (void)weight, (void)source, (void)packed, (void)begin, (void)end;
-}

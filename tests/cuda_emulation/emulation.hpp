@@ -1,0 +1,199 @@
+// CUDA C++ on a CPU, for tests without a GPU: stands in front of a printed kernel, which is then plain C++. The threads of a block are fibers, run in turn
+// until each waits at a barrier; blocks run one after the other. Shuffles are two barriers of a warp. A barrier that some
+// threads never reach ends the program, as does a kernel that reads behind its shared memory (a guard lies there).
+#pragma once
+#include <csetjmp>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ucontext.h>
+
+#define __global__
+#define __device__
+#define __shared__
+#define __grid_constant__
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+
+struct uint2 { unsigned x, y; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
+struct float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
+struct int2 { int x, y; };
+struct alignas(16) int4 { int x, y, z, w; };
+static inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+static inline float2 make_float2(float x, float y) { return {x, y}; }
+static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+// ---- arithmetic ----
+
+template <typename To, typename From>
+static inline To bits_as(From x) {
+    To y;
+    static_assert(sizeof x == sizeof y, "");
+    memcpy(&y, &x, sizeof y);
+    return y;
+}
+static inline float __uint_as_float(unsigned x) { return bits_as<float>(x); }
+static inline unsigned __float_as_uint(float x) { return bits_as<unsigned>(x); }
+static inline float __int_as_float(int x) { return bits_as<float>(x); }
+static inline int __float_as_int(float x) { return bits_as<int>(x); }
+static inline long long __double_as_longlong(double x) { return bits_as<long long>(x); }
+static inline float __fmaf_rn(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+static inline double __fma_rn(double a, double b, double c) { return __builtin_fma(a, b, c); }
+static inline float __fdiv_rn(float a, float b) { return a / b; }
+static inline float __fsqrt_rn(float x) { return __builtin_sqrtf(x); }
+static inline double __dsqrt_rn(double x) { return __builtin_sqrt(x); }
+static inline float fabsf(float x) { return __builtin_fabsf(x); }
+static inline double fabs(double x) { return __builtin_fabs(x); }
+static inline float fmaxf(float a, float b) { return __builtin_fmaxf(a, b); }
+static inline float fminf(float a, float b) { return __builtin_fminf(a, b); }
+static inline float rintf(float x) { return __builtin_rintf(x); }
+
+static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+    uint64_t bytes = (uint64_t)y << 32 | x;
+    unsigned out = 0;
+    for (int i = 0; i < 4; i++) out |= (unsigned)(bytes >> (selector >> 4 * i & 7) * 8 & 255) << 8 * i;
+    return out;
+}
+static inline int __dp4a(int a, int b, int sum) {
+    for (int i = 0; i < 4; i++) sum += (int8_t)(a >> 8 * i) * (int8_t)(b >> 8 * i);
+    return sum;
+}
+
+// ---- threads ----
+
+namespace emulation {
+struct index3 { unsigned x, y, z; };
+enum waiting { RUNNING, AT_BLOCK, AT_WARP, DONE };
+struct fiber {
+    ucontext_t start;
+    jmp_buf at;
+    bool begun;
+    waiting state;
+    char *stack;
+};
+enum { stack_size = 256 << 10, max_threads = 1024 };
+
+static fiber fibers[max_threads];
+static ucontext_t main_context;
+static jmp_buf scheduler;
+static int threads, current;
+static index3 thread, block, grid, dimensions;
+static uint64_t slots[max_threads];
+static void (*body)();
+
+static inline void resume_scheduler() {
+    if (!_setjmp(fibers[current].at)) _longjmp(scheduler, 1);
+}
+
+static inline void wait(waiting state) {
+    int self = current;
+    fibers[self].state = state;
+    resume_scheduler();
+    thread = {(unsigned)self, 0, 0};
+}
+
+static void entry() {
+    body();
+    fibers[current].state = DONE;
+    _longjmp(scheduler, 1);
+}
+
+// All that are left of threads [begin, end) wait at `state`: they go on.
+static inline bool release(int begin, int end, waiting state) {
+    bool some = false;
+    for (int i = begin; i < end; i++) {
+        if (fibers[i].state == DONE) continue;
+        if (fibers[i].state != state) return false;
+        some = true;
+    }
+    for (int i = begin; some && i < end; i++)
+        if (fibers[i].state != DONE) fibers[i].state = RUNNING;
+    return some;
+}
+
+static void run_block() {
+    for (int i = 0; i < threads; i++) {
+        fibers[i].state = RUNNING;
+        fibers[i].begun = false;
+        if (!fibers[i].stack) fibers[i].stack = (char *)malloc(stack_size);
+    }
+    for (;;) {
+        for (volatile int i = 0; i < threads; i++) {
+            if (fibers[i].state != RUNNING) continue;
+            current = i;
+            thread = {(unsigned)i, 0, 0};
+            if (_setjmp(scheduler)) continue;
+            if (fibers[i].begun) _longjmp(fibers[i].at, 1);
+            fibers[i].begun = true;
+            getcontext(&fibers[i].start);
+            fibers[i].start.uc_stack.ss_sp = fibers[i].stack;
+            fibers[i].start.uc_stack.ss_size = stack_size;
+            fibers[i].start.uc_link = nullptr;
+            makecontext(&fibers[i].start, entry, 0);
+            swapcontext(&main_context, &fibers[i].start);
+        }
+        bool done = true, moved = release(0, threads, AT_BLOCK);
+        for (int w = 0; w < threads; w += 32) moved |= release(w, w + 32 < threads ? w + 32 : threads, AT_WARP);
+        for (int i = 0; i < threads; i++) done = done && fibers[i].state == DONE;
+        if (done) return;
+        if (!moved) {
+            fprintf(stderr, "emulation: threads wait at different barriers, for ever\n");
+            abort();
+        }
+    }
+}
+
+template <typename T>
+static inline T exchange(T x, int from) {
+    int self = current;
+    memcpy(&slots[self], &x, sizeof x);
+    wait(AT_WARP);
+    if (self / 32 * 32 + from < threads) memcpy(&x, &slots[self / 32 * 32 + from], sizeof x);
+    wait(AT_WARP);
+    return x;
+}
+} // namespace emulation
+
+#define threadIdx (emulation::thread)
+#define blockIdx  (emulation::block)
+#define gridDim   (emulation::grid)
+#define blockDim  (emulation::dimensions)
+
+static inline void __syncthreads() { emulation::wait(emulation::AT_BLOCK); }
+static inline void __syncwarp(unsigned = 0xffffffffu) { emulation::wait(emulation::AT_WARP); }
+template <typename T>
+static inline T __shfl_xor_sync(unsigned, T x, int mask) { return emulation::exchange(x, (emulation::current % 32) ^ mask); }
+template <typename T>
+static inline T __shfl_sync(unsigned, T x, int lane) { return emulation::exchange(x, lane & 31); }
+static inline int atomicAdd(int *p, int x) { int y = *p; *p += x; return y; }
+static inline unsigned atomicAdd(unsigned *p, unsigned x) { unsigned y = *p; *p += x; return y; }
+static inline void __threadfence() {}
+
+// A kernel named `kernel` with parameter type Args becomes the function `name`(arguments, grid, threads, shared bytes).
+#define EMULATED_KERNEL(name, kernel)                                                                                                \
+    enum { emulated_guard = 4096 };                                                                                                  \
+    alignas(1024) unsigned char shared_memory[(256 << 10) + emulated_guard];                                                         \
+    static Args emulated_args;                                                                                                       \
+    extern "C" __attribute__((visibility("default"))) int name(const void *args, size_t size, const int64_t grid[3], int threads,    \
+                                                               size_t shared) {                                                      \
+        if (size != sizeof(Args) || shared > sizeof shared_memory - emulated_guard) return 1;                                        \
+        memcpy(&emulated_args, args, size);                                                                                          \
+        emulation::threads = threads;                                                                                                \
+        emulation::dimensions = {(unsigned)threads, 1, 1};                                                                           \
+        emulation::grid = {(unsigned)grid[0], (unsigned)grid[1], (unsigned)grid[2]};                                                 \
+        emulation::body = [] { kernel(emulated_args); };                                                                             \
+        for (unsigned z = 0; z < grid[2]; z++)                                                                                       \
+            for (unsigned y = 0; y < grid[1]; y++)                                                                                   \
+                for (unsigned x = 0; x < grid[0]; x++) {                                                                             \
+                    emulation::block = {x, y, z};                                                                                    \
+                    memset(shared_memory, 0xff, sizeof shared_memory);                                                               \
+                    emulation::run_block();                                                                                          \
+                    for (size_t i = 0; i < emulated_guard; i++)                                                                      \
+                        if (shared_memory[shared + i] != 0xff) return 2;                                                             \
+                }                                                                                                                    \
+        return 0;                                                                                                                    \
+    }
