@@ -151,6 +151,23 @@ static void check_cache(doctor *d) {
     if (status == SYL_OK && folder) check_disk(d, "cache disk", folder);
 }
 
+/* Only GPUs need NVRTC: a machine without is fit all the same. */
+static void check_nvrtc(doctor *d) {
+    tool *t = d->t;
+    syl_instance *instance;
+    syl_nvrtc_info info = {.size = sizeof info};
+    syl_status status = tool_instance(t, &instance);
+    if (status == SYL_OK) status = syl_instance_nvrtc(instance, &info);
+    const char *found = "not looked for";
+    if (status == SYL_OK && info.usable) {
+        found = syl_arena_printf(&t->arena, "%d.%d at %s; a kernel for GPUs was compiled in %.2f s",
+                                 info.major, info.minor, info.path, info.seconds);
+    } else if (status == SYL_OK) {
+        found = syl_arena_printf(&t->arena, "none to use, so no CUDA devices: %s; %s", info.why, info.help);
+    }
+    note(d, "nvrtc", status, found);
+}
+
 static syl_status run(tool *t, void *user, const char **args, int n_args) {
     (void)user, (void)args, (void)n_args;
     doctor d = {.t = t, .text = {.arena = &t->arena}};
@@ -160,6 +177,7 @@ static syl_status run(tool *t, void *user, const char **args, int n_args) {
          syl_arena_printf(&t->arena, "%s free", size_text(&t->arena, syl_machine_memory())));
     check_cache(&d);
     check_disk(&d, "disk", ".");
+    check_nvrtc(&d);
     syl_text out = {.arena = &t->arena};
     if (t->json) {
         syl_text_printf(&out, "{\"ok\": %s, \"checks\": [%s]}\n", d.failed ? "false" : "true", d.text.p);

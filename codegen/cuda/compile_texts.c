@@ -1,6 +1,7 @@
 /* Sources to code (compile.h): each from the cache or from NVRTC, several at a time. NVRTC is opened by the first thread that needs it. */
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -56,7 +57,9 @@ static syl_status compile_job(compile_state *state, text_job *job) {
     SYL_TRY(open_compiler(state, &nvrtc));
     if (!nvrtc) return SYL_OK; /* given up; whoever failed has reported it */
     const char *arch = state->options->arch;
-    syl_nvrtc_input input = {text->name, text->source, arch, state->cache_dir};
+    char name[200];
+    snprintf(name, sizeof name, "%s%s%s", text->name, *text->variant ? ", " : "", text->variant);
+    syl_nvrtc_input input = {name, text->source, arch, state->cache_dir};
     syl_nvrtc_output output;
     SYL_TRY(syl_nvrtc_compile(nvrtc, &input, state->diag, &output));
     syl_cuda_resources resources = {.spill_stores = -1, .spill_loads = -1, .shared = -1};

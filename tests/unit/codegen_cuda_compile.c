@@ -459,7 +459,7 @@ static void broken_sources_are_left_to_look_at(void **state) {
     assert_int_equal(syl_cuda_compile_texts(texts, 3, &options, f->diag, &b), SYL_COMPILER);
     assert_null(b);
     assert_int_equal(syl_diag_errors(f->diag), 1);
-    expect_message(f, "error[codegen-cuda]: kernel 'k2 broken' does not compile for sm_90a");
+    expect_message(f, "error[codegen-cuda]: kernel 'k2 broken, test' does not compile for sm_90a");
     expect_message(f, "identifier \"undeclared\" is undefined");
     const char *begin = strstr(f->messages.p, f->dir);
     assert_non_null(begin);
