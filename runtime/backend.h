@@ -10,6 +10,7 @@
 
 #include "runtime/engine.h"
 #include "runtime/kv.h"
+#include "runtime/sample.h"
 
 /* A plan in use: its buffers and, where the model has one, its KV cache. Each backend puts its own behind this. */
 typedef struct syl_runner {
@@ -24,6 +25,8 @@ typedef struct syl_run {
     const size_t *output_bytes; /* of each result, likewise */
     const int32_t *pos; /* with a cache: position of each row of the first symbol, as the input has them */
     int64_t positions;  /* no sequence of the batch has more, these included; 0 without a cache */
+    int64_t choose;     /* row of the logits by which a token is chosen behind the steps; -1: none */
+    bool follow; /* the one id of the run is the token chosen last, which the caller may not know yet */
 } syl_run;
 
 struct syl_backend {
@@ -47,7 +50,14 @@ struct syl_backend {
     syl_status (*fetch)(syl_runner *runner, int i, size_t offset, size_t size, syl_diag *diag,
                         const void **out);
     syl_status (*wait)(syl_runner *runner, syl_diag *diag); /* until all runs are done */
-    size_t (*bytes)(const syl_runner *runner);              /* memory of its buffers and its cache's pages */
+
+    /* Choosing tokens of a language model's logits (runtime/sample.h): choose_begin, runs that choose, of which all but the first may
+     * follow, and chosen for each of them, in order. Up to `ahead` runs may be begun before the token of the first is taken. */
+    int ahead;
+    syl_status (*choose_begin)(syl_runner *runner, const syl_sampling *sampling, syl_diag *diag);
+    syl_status (*chosen)(syl_runner *runner, syl_diag *diag, int32_t *id); /* error: sample-logits */
+
+    size_t (*bytes)(const syl_runner *runner); /* memory of its buffers and its cache's pages */
 };
 
 extern const syl_backend syl_backend_host, syl_backend_cuda;

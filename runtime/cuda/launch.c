@@ -75,13 +75,12 @@ static syl_status launch(syl_cuda_runner *r, const syl_plan_step *step, int64_t 
     return status;
 }
 
-syl_status syl_cuda_launch_steps(syl_cuda_runner *r, const syl_run *run, syl_diag *diag) {
+syl_status syl_cuda_launch_steps(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag) {
     const syl_plan *plan = r->base.engine->plan;
-    int64_t positions = syl_cuda_round_positions(r, run->positions);
     for (size_t i = 0; i < plan->steps.n; i++) {
         const syl_plan_step *step = &plan->steps.p[i];
-        int64_t rows = run->rows[step->rows];
-        if (rows > 0) SYL_TRY(launch(r, step, rows, positions, diag));
+        int64_t rows = shape->rows[step->rows];
+        if (rows > 0) SYL_TRY(launch(r, step, rows, shape->positions, diag));
     }
-    return SYL_OK;
+    return shape->choose >= 0 ? syl_cuda_choose_launch(r, shape->choose, diag) : SYL_OK;
 }

@@ -30,6 +30,8 @@ typedef struct host_runner {
     size_t scratch_stride;
     int n_inputs, n_outputs;
     buffer *inputs, *outputs;
+    syl_sampler *sampler; /* NULL until choose_begin */
+    int32_t token;        /* the last one chosen */
 } host_runner;
 
 static syl_status no_memory(syl_diag *diag, const char *what) {
@@ -72,6 +74,7 @@ static void close_runner(syl_runner *base) {
     free(r->slot_offset);
     free(r->scratch);
     syl_host_kv_destroy(r->pages);
+    syl_sampler_destroy(r->sampler);
     free(r);
 }
 
@@ -231,11 +234,24 @@ static void run_step(host_runner *r, const syl_run *run, const syl_plan_step *st
     syl_pool_for(r->pool, tasks, grain, run_tasks, &job);
 }
 
+static syl_status choose(host_runner *r, int64_t row, syl_diag *diag) {
+    const syl_signature *signature = &r->base.engine->signature;
+    const float *logits = r->outputs[signature->logits].data;
+    return syl_sampler_next(r->sampler, logits + row * signature->vocab, diag, &r->token);
+}
+
+static void follow(host_runner *r) {
+    const syl_signature *signature = &r->base.engine->signature;
+    for (int i = 0; i < signature->n_args; i++)
+        if (signature->roles[i] == SYL_INPUT_IDS) *(int32_t *)r->inputs[i].data = r->token;
+}
+
 static syl_status run_plan(syl_runner *base, const syl_run *run, syl_diag *diag) {
-    (void)diag;
+    host_runner *r = (host_runner *)base;
     const syl_plan *plan = base->engine->plan;
-    for (size_t i = 0; i < plan->steps.n; i++) run_step((host_runner *)base, run, &plan->steps.p[i]);
-    return SYL_OK;
+    if (run->follow) follow(r);
+    for (size_t i = 0; i < plan->steps.n; i++) run_step(r, run, &plan->steps.p[i]);
+    return run->choose >= 0 ? choose(r, run->choose, diag) : SYL_OK;
 }
 
 static syl_status fetch(syl_runner *base, int i, size_t offset, size_t size, syl_diag *diag,
@@ -247,6 +263,18 @@ static syl_status fetch(syl_runner *base, int i, size_t offset, size_t size, syl
 
 static syl_status wait_for(syl_runner *base, syl_diag *diag) {
     (void)base, (void)diag;
+    return SYL_OK;
+}
+
+static syl_status choose_begin(syl_runner *base, const syl_sampling *sampling, syl_diag *diag) {
+    host_runner *r = (host_runner *)base;
+    syl_sampler_destroy(r->sampler);
+    return syl_sampler_create(sampling, base->engine->signature.vocab, diag, &r->sampler);
+}
+
+static syl_status chosen(syl_runner *base, syl_diag *diag, int32_t *id) {
+    (void)diag;
+    *id = ((host_runner *)base)->token;
     return SYL_OK;
 }
 
@@ -266,5 +294,8 @@ const syl_backend syl_backend_host = {
     .run = run_plan,
     .fetch = fetch,
     .wait = wait_for,
+    .ahead = 0,
+    .choose_begin = choose_begin,
+    .chosen = chosen,
     .bytes = bytes,
 };
