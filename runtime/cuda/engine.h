@@ -46,7 +46,8 @@ static inline syl_cuda_engine *syl_cuda_engine_of(const syl_engine *engine) {
 SYL_NODISCARD syl_status syl_cuda_code_load(syl_engine *engine, const syl_engine_options *options,
                                             syl_pool *pool, syl_diag *diag);
 void syl_cuda_code_unload(syl_cuda_engine *cuda);
-static inline const syl_cuda_loaded *syl_cuda_choice(const syl_cuda_engine *cuda, int kernel, int64_t rows) {
+static inline const syl_cuda_loaded *syl_cuda_loaded_for(const syl_cuda_engine *cuda, int kernel,
+                                                         int64_t rows) {
     return &cuda->code.loaded[cuda->code.choice[kernel * SYL_CUDA_BUCKETS + syl_cuda_bucket_of(rows)]];
 }
 

@@ -39,7 +39,7 @@ int64_t syl_cuda_round_positions(const syl_cuda_runner *r, int64_t positions) {
 
 static syl_status launch(syl_cuda_runner *r, const syl_plan_step *step, int64_t rows, int64_t positions,
                          syl_diag *diag) {
-    const syl_cuda_loaded *loaded = syl_cuda_choice(r->cuda, step->kernel, rows);
+    const syl_cuda_loaded *loaded = syl_cuda_loaded_for(r->cuda, step->kernel, rows);
     const syl_cuda_launch *how = &loaded->launch;
     syl_cuda_grid grid = syl_cuda_grid_of(how, rows, positions);
     parameter p;
