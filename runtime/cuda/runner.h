@@ -60,8 +60,9 @@ typedef struct syl_cuda_runner {
     syl_cuda_memory arena, workspace;
     syl_cuda_tensors in, out;
     syl_cuda_choices choices;
-    bool
-        after_kernel; /* the stream's last work is a kernel of this runner: the next may begin before its end */
+    syl_cuda_graph graphs[SYL_CUDA_GRAPHS];
+    uint64_t clock;
+    bool after_kernel; /* the stream ends with a kernel of this runner: the next may begin before its end */
 } syl_cuda_runner;
 
 /* pages.c. Inside of enter, as all here. */
