@@ -197,8 +197,10 @@ static syl_status array_bytes(const syl_array *array, syl_diag *diag, size_t *ou
 }
 
 static syl_status run(syl_function *f, const syl_array *inputs, syl_diag *diag) {
-    syl_run r = {
-        .rows = {f->sizes[0], f->sizes[1]}, .input_bytes = f->input_bytes, .output_bytes = f->output_bytes};
+    syl_run r = {.rows = {f->sizes[0], f->sizes[1]},
+                 .input_bytes = f->input_bytes,
+                 .output_bytes = f->output_bytes,
+                 .choose = -1};
     for (int i = 0; i < f->func->n_args; i++) SYL_TRY(array_bytes(&inputs[i], diag, &f->input_bytes[i]));
     for (int i = 0; i < f->func->n_results; i++) {
         syl_array shape = syl_function_output(f, i);

@@ -55,7 +55,6 @@ typedef struct syl_cuda_runner {
     syl_kv_shape shape;
     syl_cuda_pages pages;
     int64_t cap[2]; /* rows of each symbol that slots and workspace are made for */
-    int64_t cap_positions;
     size_t *slot_offset;
     syl_cuda_memory arena, workspace;
     syl_cuda_tensors in, out;
