@@ -1,3 +1,9 @@
+# All tests run on the CPU, on machines with a GPU too, unless they say otherwise.
+get_property(tests DIRECTORY PROPERTY TESTS)
+foreach(test ${tests})
+  set_property(TEST ${test} APPEND PROPERTY ENVIRONMENT SYL_DEVICE=cpu)
+endforeach()
+
 # Tests of the CUDA runtime without a GPU: a driver that pretends (fake/cuda.c), which the loader finds first.
 add_library(fake_cuda SHARED fake/cuda.c)
 set_target_properties(fake_cuda PROPERTIES OUTPUT_NAME cuda VERSION 1 SOVERSION 1 LIBRARY_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/fake_cuda)
