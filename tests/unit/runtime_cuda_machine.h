@@ -11,7 +11,7 @@
 #include "runtime_tiny.h"
 #include "../fake/cuda.h"
 
-/* ---- compiling: in place of codegen/cuda/compile.c ---- */
+/* ---- compiling: in place of codegen/cuda/compile.c (the linker's --wrap) ---- */
 
 typedef struct machine_image {
     struct machine_image *next;
@@ -33,9 +33,28 @@ static syl_status machine_compile(size_t n, syl_cuda_binaries **out) {
     return SYL_OK;
 }
 
-syl_status syl_cuda_compile(const syl_cuda_job *jobs, size_t n, const syl_cuda_target *target,
-                            const syl_cuda_compile_options *options, syl_diag *diag,
-                            syl_cuda_binaries **out) {
+/* Two variants of each kernel: for one row, and for more. */
+int __wrap_syl_cuda_variants(const kir_kernel *kernel, const syl_cuda_target *target, int64_t rows,
+                             syl_cuda_variant *out, int cap);
+int __wrap_syl_cuda_variants(const kir_kernel *kernel, const syl_cuda_target *target, int64_t rows,
+                             syl_cuda_variant *out, int cap) {
+    (void)kernel, (void)target;
+    assert_true(cap >= 1);
+    *out = (syl_cuda_variant){.values = {rows > 1}};
+    return 1;
+}
+
+syl_status __wrap_syl_cuda_compile(const syl_cuda_job *jobs, size_t n, const syl_cuda_target *target,
+                                   const syl_cuda_compile_options *options, syl_diag *diag,
+                                   syl_cuda_binaries **out);
+syl_status __wrap_syl_cuda_compile_texts(const syl_cuda_text *texts, size_t n,
+                                         const syl_cuda_compile_options *options, syl_diag *diag,
+                                         syl_cuda_binaries **out);
+void __wrap_syl_cuda_binaries_destroy(syl_cuda_binaries *binaries);
+
+syl_status __wrap_syl_cuda_compile(const syl_cuda_job *jobs, size_t n, const syl_cuda_target *target,
+                                   const syl_cuda_compile_options *options, syl_diag *diag,
+                                   syl_cuda_binaries **out) {
     (void)target, (void)options, (void)diag;
     SYL_TRY(machine_compile(n, out));
     for (size_t i = 0; i < n; i++) {
@@ -53,13 +72,13 @@ syl_status syl_cuda_compile(const syl_cuda_job *jobs, size_t n, const syl_cuda_t
     }
     return SYL_OK;
 }
-syl_status syl_cuda_compile_texts(const syl_cuda_text *texts, size_t n,
-                                  const syl_cuda_compile_options *options, syl_diag *diag,
-                                  syl_cuda_binaries **out) {
+syl_status __wrap_syl_cuda_compile_texts(const syl_cuda_text *texts, size_t n,
+                                         const syl_cuda_compile_options *options, syl_diag *diag,
+                                         syl_cuda_binaries **out) {
     (void)texts, (void)options, (void)diag;
     return machine_compile(n, out);
 }
-void syl_cuda_binaries_destroy(syl_cuda_binaries *binaries) {
+void __wrap_syl_cuda_binaries_destroy(syl_cuda_binaries *binaries) {
     if (binaries) free(binaries->codes);
     free(binaries);
 }
