@@ -12,10 +12,17 @@
 #include "runtime/kv.h"
 #include "runtime/sample.h"
 
+/* When a step of a run began, from the run's begin, and how long it took; of a step over no rows nothing. */
+typedef struct syl_step_time {
+    double start_s, seconds;
+} syl_step_time;
+
 /* A plan in use: its buffers and, where the model has one, its KV cache. Each backend puts its own behind this. */
 typedef struct syl_runner {
     const syl_engine *engine; /* borrowed */
     syl_kv *kv;               /* NULL: none */
+    syl_step_time *
+        times; /* [steps of the plan], where the next runs write how long each step took; NULL: not measured */
 } syl_runner;
 
 /* One call of @forward. */
@@ -24,6 +31,7 @@ typedef struct syl_run {
     const size_t *input_bytes;  /* of each argument of @forward; 0 of a cache */
     const size_t *output_bytes; /* of each result, likewise */
     const int32_t *pos; /* with a cache: position of each row of the first symbol, as the input has them */
+    const int32_t *seq; /* and its sequence */
     int64_t positions;  /* no sequence of the batch has more, these included; 0 without a cache */
     int64_t choose;     /* row of the logits by which a token is chosen behind the steps; -1: none */
     bool follow; /* the one id of the run is the token chosen last, which the caller may not know yet */
@@ -57,6 +65,8 @@ struct syl_backend {
     syl_status (*choose_begin)(syl_runner *runner, const syl_sampling *sampling, syl_diag *diag);
     syl_status (*chosen)(syl_runner *runner, syl_diag *diag, int32_t *id); /* error: sample-logits */
 
+    /* Bytes a second, read and written together, that a copy in the device's memory reaches. */
+    syl_status (*copy_rate)(syl_runner *runner, syl_diag *diag, double *out);
     size_t (*bytes)(const syl_runner *runner); /* memory of its buffers and its cache's pages */
 };
 

@@ -24,9 +24,10 @@ struct syl_context {
     int32_t *rows; /* [n_rows] of the last run */
     int64_t cap_rows;
 
-    int64_t n_tokens, n_rows; /* of the last run */
-    const float *logits;      /* of the last run, once they are fetched */
-    int64_t *next;            /* [sequences] length of each sequence while a batch is checked */
+    int64_t n_tokens, n_rows;   /* of the last run */
+    const float *logits;        /* of the last run, once they are fetched */
+    const syl_profile *profile; /* of the next run; NULL: none */
+    int64_t *next;              /* [sequences] length of each sequence while a batch is checked */
 };
 
 /* ---- creation ---- */
@@ -227,12 +228,17 @@ syl_status syl_context_run(syl_context *context, const syl_batch *batch, syl_dia
     context->n_tokens = batch->n_tokens;
     context->n_rows = batch->n_rows;
     run.pos = context->in[SYL_INPUT_POS];
+    run.seq = context->in[SYL_INPUT_SEQ];
     run.positions = longest(context);
     run.follow = !batch->ids;
     if (batch->choose)
         run.choose =
             context->engine->signature.logits_by_rows ? batch->n_rows - 1 : batch->rows[batch->n_rows - 1];
-    return context->backend->run(context->runner, &run, diag);
+    SYL_TRY(context->backend->run(context->runner, &run, diag));
+    if (context->profile) syl_profile_report(context->profile, context->runner, &run);
+    context->profile = NULL;
+    context->runner->times = NULL;
+    return SYL_OK;
 }
 
 /* ---- access ---- */
@@ -256,6 +262,15 @@ const float *syl_context_logits(const syl_context *context, int64_t row) {
     const syl_signature *signature = &context->engine->signature;
     if (!signature->logits_by_rows) row = context->rows[row];
     return context->logits + row * signature->vocab;
+}
+
+void syl_context_profile(syl_context *context, const syl_profile *profile, syl_step_time *times) {
+    context->profile = profile;
+    context->runner->times = times;
+}
+
+syl_status syl_context_copy_rate(syl_context *context, syl_diag *diag, double *out) {
+    return context->backend->copy_rate(context->runner, diag, out);
 }
 
 syl_status syl_context_wait(syl_context *context, syl_diag *diag) {

@@ -7,7 +7,7 @@
 #ifndef SYL_RUNTIME_EXEC_H
 #define SYL_RUNTIME_EXEC_H
 
-#include "runtime/backend.h"
+#include "runtime/profile.h"
 
 typedef struct syl_context syl_context;
 
@@ -41,6 +41,9 @@ SYL_NODISCARD syl_status syl_context_fetch(syl_context *context, syl_diag *diag)
 bool syl_context_fetched(const syl_context *context);
 /* The logits [vocab] of row `row` (0 .. n_rows - 1) of the last run, fetched; valid until the next. */
 const float *syl_context_logits(const syl_context *context, int64_t row);
+/* Measures the next run, step by step; times is [steps of the plan]. Both are borrowed until then. */
+void syl_context_profile(syl_context *context, const syl_profile *profile, syl_step_time *times);
+SYL_NODISCARD syl_status syl_context_copy_rate(syl_context *context, syl_diag *diag, double *out);
 SYL_NODISCARD syl_status syl_context_wait(syl_context *context, syl_diag *diag); /* until all runs are done */
 
 /* Choosing tokens where the logits are: begin, runs that choose, and the tokens in order. A run that follows may be begun before the

@@ -77,6 +77,9 @@ syl_status syl_cuda_load(syl_engine *engine, const syl_engine_options *options, 
     engine->target = syl_arena_strdup(arena, cuda->target.name);
     engine->processor = syl_arena_strdup(arena, cuda->device->properties.name);
     engine->device_bytes = cuda->memory.size;
+    engine->capability = cuda->device->properties.capability;
+    engine->multiprocessors = cuda->device->properties.sms;
+    engine->clock_mhz = cuda->device->properties.clock_mhz;
     return SYL_OK;
 }
 

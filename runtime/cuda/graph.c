@@ -30,8 +30,8 @@ static syl_cuda_graph *find(syl_cuda_runner *r, const syl_cuda_shape *shape) {
     return oldest;
 }
 
-static syl_status capture(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_cuda_graph *g,
-                          syl_diag *diag) {
+syl_status syl_cuda_capture(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag,
+                            cu_graph_exec *out) {
     syl_cuda_device *device = r->cuda->device;
     const syl_cuda_driver *driver = &device->driver;
     cu_graph graph = NULL;
@@ -42,8 +42,7 @@ static syl_status capture(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_c
     int result = driver->stream_captured(r->stream, &graph);
     if (status == SYL_OK) status = syl_cuda_check(device, result, "capturing a graph", diag);
     if (status == SYL_OK)
-        status =
-            syl_cuda_check(device, driver->graph_instantiate(&g->exec, graph, 0), "making a graph", diag);
+        status = syl_cuda_check(device, driver->graph_instantiate(out, graph, 0), "making a graph", diag);
     if (graph) driver->graph_destroy(graph);
     return status;
 }
@@ -55,7 +54,7 @@ syl_status syl_cuda_run_shape(syl_cuda_runner *r, const syl_cuda_shape *shape, s
     g->used = ++r->clock;
     if (first) return syl_cuda_launch_steps(r, shape, diag);
     if (!g->exec) {
-        syl_status status = capture(r, shape, g, diag);
+        syl_status status = syl_cuda_capture(r, shape, diag, &g->exec);
         if (status != SYL_OK) {
             drop(r, g);
             return status;

@@ -75,12 +75,24 @@ static syl_status launch(syl_cuda_runner *r, const syl_plan_step *step, int64_t 
     return status;
 }
 
+/* In a stream that is captured: a mark that a replay sets. Nothing begins early across it. */
+static syl_status mark(syl_cuda_runner *r, size_t i, syl_diag *diag) {
+    if (!r->marks) return SYL_OK;
+    r->after_kernel = false;
+    return syl_cuda_check(
+        r->cuda->device,
+        r->cuda->device->driver.event_record_in_graph(r->marks[i], r->stream, CU_EVENT_RECORD_EXTERNAL),
+        "timing a step", diag);
+}
+
 syl_status syl_cuda_launch_steps(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag) {
     const syl_plan *plan = r->base.engine->plan;
+    SYL_TRY(mark(r, 0, diag));
     for (size_t i = 0; i < plan->steps.n; i++) {
         const syl_plan_step *step = &plan->steps.p[i];
         int64_t rows = shape->rows[step->rows];
         if (rows > 0) SYL_TRY(launch(r, step, rows, shape->positions, diag));
+        SYL_TRY(mark(r, i + 1, diag));
     }
     return shape->choose >= 0 ? syl_cuda_choose_launch(r, shape->choose, diag) : SYL_OK;
 }

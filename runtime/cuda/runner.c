@@ -225,7 +225,7 @@ static syl_status run_inside(syl_cuda_runner *r, const syl_run *run, syl_diag *d
     SYL_TRY(syl_cuda_pages_mirror(r, diag));
     SYL_TRY(copy_inputs(r, run, diag));
     SYL_TRY(check(r, r->cuda->device->driver.event_record(r->staged, r->stream), "copying inputs", diag));
-    SYL_TRY(syl_cuda_run_shape(r, &shape, diag));
+    SYL_TRY(r->base.times ? syl_cuda_time_shape(r, &shape, diag) : syl_cuda_run_shape(r, &shape, diag));
     return run->choose >= 0 ? syl_cuda_choose_made(r, diag) : SYL_OK;
 }
 
@@ -294,6 +294,14 @@ static syl_status chosen(syl_runner *base, syl_diag *diag, int32_t *id) {
     return status;
 }
 
+static syl_status copy_rate(syl_runner *base, syl_diag *diag, double *out) {
+    syl_cuda_runner *r = runner_of(base);
+    SYL_TRY(syl_cuda_enter(r->cuda->device, diag));
+    syl_status status = syl_cuda_copy_rate(r, diag, out);
+    syl_cuda_leave(r->cuda->device);
+    return status;
+}
+
 static size_t bytes(const syl_runner *base) {
     const syl_cuda_runner *r = (const syl_cuda_runner *)base;
     return r->arena.size + r->workspace.size + r->in.memory.size + r->out.memory.size + r->pages.pages.size +
@@ -315,5 +323,6 @@ const syl_backend syl_backend_cuda = {
     .ahead = 1,
     .choose_begin = choose_begin,
     .chosen = chosen,
+    .copy_rate = copy_rate,
     .bytes = bytes,
 };

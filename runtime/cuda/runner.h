@@ -61,6 +61,8 @@ typedef struct syl_cuda_runner {
     syl_cuda_choices choices;
     syl_cuda_graph graphs[SYL_CUDA_GRAPHS];
     uint64_t clock;
+    cu_event *
+        marks; /* [steps + 1] of a run that is measured: recorded in front of the first step and behind each; NULL: none */
     bool after_kernel; /* the stream ends with a kernel of this runner: the next may begin before its end */
 } syl_cuda_runner;
 
@@ -76,10 +78,17 @@ SYL_NODISCARD syl_status syl_cuda_launch_steps(syl_cuda_runner *r, const syl_cud
                                                syl_diag *diag);
 /* graph.c: the same, as a graph where the shape has come before. */
 SYL_NODISCARD syl_status syl_cuda_run_shape(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag);
+/* All steps as a graph, not launched; the caller's. */
+SYL_NODISCARD syl_status syl_cuda_capture(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag,
+                                          cu_graph_exec *out);
 void syl_cuda_graphs_drop(syl_cuda_runner *r); /* when a buffer has moved */
 
 /* The number of positions that kernels are told: few different ones, none below the run's. */
 int64_t syl_cuda_round_positions(const syl_cuda_runner *r, int64_t positions);
+
+/* measure.c: a run with the time of each step (base.times), and how fast the device copies. */
+SYL_NODISCARD syl_status syl_cuda_time_shape(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag);
+SYL_NODISCARD syl_status syl_cuda_copy_rate(syl_cuda_runner *r, syl_diag *diag, double *out);
 
 /* choose.c. */
 SYL_NODISCARD syl_status syl_cuda_choose_begin(syl_cuda_runner *r, const syl_sampling *sampling,
