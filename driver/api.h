@@ -45,6 +45,10 @@ struct syl_session {
     bool called;            /* the function has results */
     int sequences;
     size_t n_rows; /* of the last run */
+    syl_profile profile;
+    syl_step_time *times; /* of the run that is measured; NULL until the first */
+    void (*step)(void *user, const syl_step_report *report);
+    void *step_user;
 };
 
 typedef struct api_call {

@@ -69,7 +69,9 @@ syl_status syl_program_describe(const syl_program *program, syl_program_info *ou
                              .packed_bytes = stats->packed_bytes,
                              .device = engine->device,
                              .processor = engine->processor,
-                             .device_bytes = engine->device_bytes};
+                             .device_bytes = engine->device_bytes,
+                             .weight_bytes = (int64_t)syl_plan_weight_bytes(engine->plan),
+                             .position_bytes = (int64_t)syl_plan_position_bytes(engine->plan)};
     api_give(out, &info, sizeof info);
     return SYL_OK;
 }

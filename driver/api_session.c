@@ -47,6 +47,7 @@ void syl_session_destroy(syl_session *session) {
     if (!session) return;
     syl_lm_destroy(&session->lm);
     syl_function_destroy(session->function);
+    free(session->times);
     free(session);
 }
 
@@ -78,6 +79,54 @@ syl_status syl_session_truncate(syl_session *session, int sequence, int64_t leng
     session->n_rows = 0;
     syl_context_truncate(session->lm.context, sequence, length);
     return api_end(&call, SYL_OK);
+}
+
+/* ---- measuring ---- */
+
+static void report_step(void *user, const syl_plan_step *step, const kir_kernel *kernel, int64_t rows,
+                        const syl_step_time *time, const syl_step_cost *cost) {
+    const syl_session *session = user;
+    const syl_engine *engine = session->program->engine;
+    syl_step_report report = {
+        .size = sizeof report,
+        .kernel = kernel->name,
+        .kernel_number = step->kernel,
+        .label = step->label,
+        .rows = rows,
+        .start_s = time->start_s,
+        .seconds = time->seconds,
+        .bytes = cost->bytes,
+        .operations = cost->operations,
+        .peak = syl_peak_operations(kernel, engine->capability, engine->multiprocessors, engine->clock_mhz)};
+    session->step(session->step_user, &report);
+}
+
+syl_status syl_session_profile(syl_session *session, void (*step)(void *user, const syl_step_report *report),
+                               void *user) {
+    api_call call;
+    SYL_TRY(api_begin(&call, session ? session->instance : NULL));
+    if (!step) return api_end(&call, api_bad(&call, __func__, "step is NULL"));
+    if (!session->times)
+        session->times = calloc(session->program->engine->plan->steps.n + 1, sizeof *session->times);
+    if (!session->times)
+        return api_end(&call,
+                       syl_error(call.diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for times"));
+    session->step = step;
+    session->step_user = user;
+    session->profile = (syl_profile){.step = report_step, .user = session};
+    if (session->function)
+        syl_function_profile(session->function, &session->profile, session->times);
+    else
+        syl_context_profile(session->lm.context, &session->profile, session->times);
+    return api_end(&call, SYL_OK);
+}
+
+syl_status syl_session_copy_rate(syl_session *session, double *out) {
+    api_call call;
+    SYL_TRY(api_begin(&call, session ? session->instance : NULL));
+    if (!out) return api_end(&call, api_bad(&call, __func__, "out is NULL"));
+    return api_end(&call, session->function ? syl_function_copy_rate(session->function, call.diag, out)
+                                            : syl_context_copy_rate(session->lm.context, call.diag, out));
 }
 
 syl_status syl_session_wait(syl_session *session) {

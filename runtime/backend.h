@@ -10,11 +10,19 @@
 
 #include "runtime/engine.h"
 #include "runtime/kv.h"
+#include "runtime/sample.h"
+
+/* When a step of a run began, from the run's begin, and how long it took; of a step over no rows nothing. */
+typedef struct syl_step_time {
+    double start_s, seconds;
+} syl_step_time;
 
 /* A plan in use: its buffers and, where the model has one, its KV cache. Each backend puts its own behind this. */
 typedef struct syl_runner {
     const syl_engine *engine; /* borrowed */
     syl_kv *kv;               /* NULL: none */
+    syl_step_time *
+        times; /* [steps of the plan], where the next runs write how long each step took; NULL: not measured */
 } syl_runner;
 
 /* One call of @forward. */
@@ -23,7 +31,10 @@ typedef struct syl_run {
     const size_t *input_bytes;  /* of each argument of @forward; 0 of a cache */
     const size_t *output_bytes; /* of each result, likewise */
     const int32_t *pos; /* with a cache: position of each row of the first symbol, as the input has them */
+    const int32_t *seq; /* and its sequence */
     int64_t positions;  /* no sequence of the batch has more, these included; 0 without a cache */
+    int64_t choose;     /* row of the logits by which a token is chosen behind the steps; -1: none */
+    bool follow; /* the one id of the run is the token chosen last, which the caller may not know yet */
 } syl_run;
 
 struct syl_backend {
@@ -47,7 +58,16 @@ struct syl_backend {
     syl_status (*fetch)(syl_runner *runner, int i, size_t offset, size_t size, syl_diag *diag,
                         const void **out);
     syl_status (*wait)(syl_runner *runner, syl_diag *diag); /* until all runs are done */
-    size_t (*bytes)(const syl_runner *runner);              /* memory of its buffers and its cache's pages */
+
+    /* Choosing tokens of a language model's logits (runtime/sample.h): choose_begin, runs that choose, of which all but the first may
+     * follow, and chosen for each of them, in order. Up to `ahead` runs may be begun before the token of the first is taken. */
+    int ahead;
+    syl_status (*choose_begin)(syl_runner *runner, const syl_sampling *sampling, syl_diag *diag);
+    syl_status (*chosen)(syl_runner *runner, syl_diag *diag, int32_t *id); /* error: sample-logits */
+
+    /* Bytes a second, read and written together, that a copy in the device's memory reaches. */
+    syl_status (*copy_rate)(syl_runner *runner, syl_diag *diag, double *out);
+    size_t (*bytes)(const syl_runner *runner); /* memory of its buffers and its cache's pages */
 };
 
 extern const syl_backend syl_backend_host, syl_backend_cuda;

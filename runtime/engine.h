@@ -51,6 +51,7 @@ typedef struct syl_engine {
     const char *target;    /* what code is made for: "znver4", "sm_90a" */
     const char *processor; /* its name, where the device tells it: "NVIDIA H200"; else NULL */
     size_t device_bytes;   /* memory of a GPU in use by weights and code */
+    int capability, multiprocessors, clock_mhz; /* of a GPU; else 0 */
     syl_engine_stats stats;
 } syl_engine;
 

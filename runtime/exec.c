@@ -24,9 +24,10 @@ struct syl_context {
     int32_t *rows; /* [n_rows] of the last run */
     int64_t cap_rows;
 
-    int64_t n_tokens, n_rows; /* of the last run */
-    const float *logits;      /* of the last run, once they are fetched */
-    int64_t *next;            /* [sequences] length of each sequence while a batch is checked */
+    int64_t n_tokens, n_rows;   /* of the last run */
+    const float *logits;        /* of the last run, once they are fetched */
+    const syl_profile *profile; /* of the next run; NULL: none */
+    int64_t *next;              /* [sequences] length of each sequence while a batch is checked */
 };
 
 /* ---- creation ---- */
@@ -109,7 +110,7 @@ static syl_status describe_run(const syl_context *context, int64_t tokens, int64
                                syl_run *run, syl_diag *diag) {
     const syl_signature *signature = &context->engine->signature;
     *sizes = (run_sizes){0};
-    *run = (syl_run){.input_bytes = sizes->inputs, .output_bytes = sizes->outputs};
+    *run = (syl_run){.input_bytes = sizes->inputs, .output_bytes = sizes->outputs, .choose = -1};
     for (int s = 0; s < 2; s++) run->rows[s] = rows_of(context->engine->plan, (syl_rows)s, tokens, rows);
     for (int r = 0; r < SYL_INPUT_CACHE; r++) {
         size_t n = (size_t)(r == SYL_INPUT_ROWS ? rows : tokens);
@@ -157,7 +158,7 @@ static syl_status fill_inputs(syl_context *context, const syl_batch *batch, syl_
     for (int s = 0; s < context->sequences; s++)
         context->next[s] = context->kv ? syl_kv_length(context->kv, s) : 0;
     for (int64_t t = 0; t < batch->n_tokens; t++) {
-        int32_t id = batch->ids[t], seq = batch->seq ? batch->seq[t] : 0;
+        int32_t id = batch->ids ? batch->ids[t] : 0, seq = batch->seq ? batch->seq[t] : 0;
         if (id < 0 || id >= signature->id_limit)
             return out_of_range(diag, "token", t, id, signature->id_limit);
         if (seq < 0 || seq >= context->sequences) {
@@ -211,6 +212,11 @@ syl_status syl_context_run(syl_context *context, const syl_batch *batch, syl_dia
         return syl_error(diag, SYL_ERR_exec_range, SYL_NOWHERE, "a batch of %lld tokens and %lld rows",
                          (long long)batch->n_tokens, (long long)batch->n_rows);
     }
+    if ((!batch->ids && batch->n_tokens != 1) || (batch->choose && batch->n_rows < 1)) {
+        return syl_error(diag, SYL_ERR_exec_range, SYL_NOWHERE,
+                         "a batch of %lld tokens and %lld rows cannot follow or choose",
+                         (long long)batch->n_tokens, (long long)batch->n_rows);
+    }
     run_sizes sizes;
     syl_run run;
     SYL_TRY(describe_run(context, batch->n_tokens, batch->n_rows, &sizes, &run, diag));
@@ -222,8 +228,17 @@ syl_status syl_context_run(syl_context *context, const syl_batch *batch, syl_dia
     context->n_tokens = batch->n_tokens;
     context->n_rows = batch->n_rows;
     run.pos = context->in[SYL_INPUT_POS];
+    run.seq = context->in[SYL_INPUT_SEQ];
     run.positions = longest(context);
-    return context->backend->run(context->runner, &run, diag);
+    run.follow = !batch->ids;
+    if (batch->choose)
+        run.choose =
+            context->engine->signature.logits_by_rows ? batch->n_rows - 1 : batch->rows[batch->n_rows - 1];
+    SYL_TRY(context->backend->run(context->runner, &run, diag));
+    if (context->profile) syl_profile_report(context->profile, context->runner, &run);
+    context->profile = NULL;
+    context->runner->times = NULL;
+    return SYL_OK;
 }
 
 /* ---- access ---- */
@@ -249,8 +264,25 @@ const float *syl_context_logits(const syl_context *context, int64_t row) {
     return context->logits + row * signature->vocab;
 }
 
+void syl_context_profile(syl_context *context, const syl_profile *profile, syl_step_time *times) {
+    context->profile = profile;
+    context->runner->times = times;
+}
+
+syl_status syl_context_copy_rate(syl_context *context, syl_diag *diag, double *out) {
+    return context->backend->copy_rate(context->runner, diag, out);
+}
+
 syl_status syl_context_wait(syl_context *context, syl_diag *diag) {
     return context->backend->wait(context->runner, diag);
+}
+
+syl_status syl_context_choose_begin(syl_context *context, const syl_sampling *sampling, syl_diag *diag) {
+    return context->backend->choose_begin(context->runner, sampling, diag);
+}
+
+syl_status syl_context_chosen(syl_context *context, syl_diag *diag, int32_t *id) {
+    return context->backend->chosen(context->runner, diag, id);
 }
 
 int64_t syl_context_vocab(const syl_context *context) {

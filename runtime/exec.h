@@ -7,7 +7,7 @@
 #ifndef SYL_RUNTIME_EXEC_H
 #define SYL_RUNTIME_EXEC_H
 
-#include "runtime/backend.h"
+#include "runtime/profile.h"
 
 typedef struct syl_context syl_context;
 
@@ -25,10 +25,12 @@ void syl_context_destroy(syl_context *context); /* NULL is fine */
 
 typedef struct syl_batch {
     int64_t n_tokens;
-    const int32_t *ids; /* [n_tokens], 0 <= id < vocabulary */
+    const int32_t
+        *ids; /* [n_tokens], 0 <= id < vocabulary; NULL: the one token of the run is the one chosen last */
     const int32_t *seq; /* [n_tokens] sequence numbers, or NULL: all 0 */
     int64_t n_rows;
     const int32_t *rows; /* [n_rows] token numbers (in the batch) whose logits are wanted */
+    bool choose; /* behind the run, a token is chosen by the last of these rows (syl_context_choose_begin) */
 } syl_batch;
 
 /* Errors: exec-range, kv-sequence, kv-context, out-of-memory; nothing has then changed. On a GPU the run may be under way when this
@@ -39,7 +41,16 @@ SYL_NODISCARD syl_status syl_context_fetch(syl_context *context, syl_diag *diag)
 bool syl_context_fetched(const syl_context *context);
 /* The logits [vocab] of row `row` (0 .. n_rows - 1) of the last run, fetched; valid until the next. */
 const float *syl_context_logits(const syl_context *context, int64_t row);
+/* Measures the next run, step by step; times is [steps of the plan]. Both are borrowed until then. */
+void syl_context_profile(syl_context *context, const syl_profile *profile, syl_step_time *times);
+SYL_NODISCARD syl_status syl_context_copy_rate(syl_context *context, syl_diag *diag, double *out);
 SYL_NODISCARD syl_status syl_context_wait(syl_context *context, syl_diag *diag); /* until all runs are done */
+
+/* Choosing tokens where the logits are: begin, runs that choose, and the tokens in order. A run that follows may be begun before the
+ * token of the one in front of it is taken, as often as backend->ahead says. Errors: sample-options; of taking: sample-logits. */
+SYL_NODISCARD syl_status syl_context_choose_begin(syl_context *context, const syl_sampling *sampling,
+                                                  syl_diag *diag);
+SYL_NODISCARD syl_status syl_context_chosen(syl_context *context, syl_diag *diag, int32_t *id);
 
 int64_t syl_context_vocab(const syl_context *context);
 int64_t syl_context_limit(const syl_context *context);                /* positions a sequence may have */

@@ -12,7 +12,8 @@ struct syl_function {
     const syl_backend *backend;
     const syl_func *func;
     syl_runner *runner;
-    int64_t sizes[2]; /* of the plan's symbols in the last run; 0: not known yet */
+    const syl_profile *profile; /* of the next run; NULL: none */
+    int64_t sizes[2];           /* of the plan's symbols in the last run; 0: not known yet */
     size_t *input_bytes, *output_bytes;
     const void **outputs; /* results of the last run */
 };
@@ -197,8 +198,10 @@ static syl_status array_bytes(const syl_array *array, syl_diag *diag, size_t *ou
 }
 
 static syl_status run(syl_function *f, const syl_array *inputs, syl_diag *diag) {
-    syl_run r = {
-        .rows = {f->sizes[0], f->sizes[1]}, .input_bytes = f->input_bytes, .output_bytes = f->output_bytes};
+    syl_run r = {.rows = {f->sizes[0], f->sizes[1]},
+                 .input_bytes = f->input_bytes,
+                 .output_bytes = f->output_bytes,
+                 .choose = -1};
     for (int i = 0; i < f->func->n_args; i++) SYL_TRY(array_bytes(&inputs[i], diag, &f->input_bytes[i]));
     for (int i = 0; i < f->func->n_results; i++) {
         syl_array shape = syl_function_output(f, i);
@@ -208,6 +211,9 @@ static syl_status run(syl_function *f, const syl_array *inputs, syl_diag *diag) 
     for (int i = 0; i < f->func->n_args; i++)
         memcpy(f->backend->input(f->runner, i), inputs[i].data, f->input_bytes[i]);
     SYL_TRY(f->backend->run(f->runner, &r, diag));
+    if (f->profile) syl_profile_report(f->profile, f->runner, &r);
+    f->profile = NULL;
+    f->runner->times = NULL;
     for (int i = 0; i < f->func->n_results; i++)
         SYL_TRY(f->backend->fetch(f->runner, i, 0, f->output_bytes[i], diag, &f->outputs[i]));
     return SYL_OK;
@@ -219,6 +225,15 @@ syl_status syl_function_run(syl_function *f, const syl_array *inputs, syl_diag *
     for (int i = 0; i < f->func->n_args; i++) SYL_TRY(check_range(f, i, &inputs[i], diag));
     SYL_TRY(check_sequences(f, diag));
     return run(f, inputs, diag);
+}
+
+void syl_function_profile(syl_function *f, const syl_profile *profile, syl_step_time *times) {
+    f->profile = profile;
+    f->runner->times = times;
+}
+
+syl_status syl_function_copy_rate(syl_function *f, syl_diag *diag, double *out) {
+    return f->backend->copy_rate(f->runner, diag, out);
 }
 
 syl_array syl_function_output(const syl_function *f, int i) {

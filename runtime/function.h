@@ -6,7 +6,7 @@
 #ifndef SYL_RUNTIME_FUNCTION_H
 #define SYL_RUNTIME_FUNCTION_H
 
-#include "runtime/backend.h"
+#include "runtime/profile.h"
 
 typedef struct syl_function syl_function;
 
@@ -34,6 +34,9 @@ const syl_type *syl_function_output_type(const syl_function *function, int i);
 /* Runs on inputs[i] for argument i; the data is copied, and the results are in the host's memory behind it. Errors: exec-input (shape,
  * type), exec-range, out-of-memory, those of the device. */
 SYL_NODISCARD syl_status syl_function_run(syl_function *function, const syl_array *inputs, syl_diag *diag);
+/* As of contexts (exec.h). */
+void syl_function_profile(syl_function *function, const syl_profile *profile, syl_step_time *times);
+SYL_NODISCARD syl_status syl_function_copy_rate(syl_function *function, syl_diag *diag, double *out);
 /* Result i of the last run; its data is valid until the next, and NULL before the first. */
 syl_array syl_function_output(const syl_function *function, int i);
 

@@ -62,8 +62,7 @@ struct syl_sampler {
     int32_t *ids;    /* [n_taken] */
 };
 
-syl_status syl_sampler_create(const syl_sampling *o, int64_t n, syl_diag *diag, syl_sampler **out) {
-    *out = NULL;
+syl_status syl_sampling_check(const syl_sampling *o, int64_t n, syl_diag *diag) {
     if (!(o->temperature >= 0) || isinf(o->temperature))
         return syl_error(diag, SYL_ERR_sample_options, SYL_NOWHERE,
                          "the temperature is %g, expected a number from 0 on", o->temperature);
@@ -76,6 +75,12 @@ syl_status syl_sampler_create(const syl_sampling *o, int64_t n, syl_diag *diag, 
     if (n < 1 || n > INT32_MAX)
         return syl_error(diag, SYL_ERR_sample_options, SYL_NOWHERE, "cannot sample from %lld logits",
                          (long long)n);
+    return SYL_OK;
+}
+
+syl_status syl_sampler_create(const syl_sampling *o, int64_t n, syl_diag *diag, syl_sampler **out) {
+    *out = NULL;
+    SYL_TRY(syl_sampling_check(o, n, diag));
     syl_sampler *s = calloc(1, sizeof *s);
     if (s) {
         s->options = *o;

@@ -26,6 +26,9 @@ typedef struct syl_sampling {
     uint64_t seed;
 } syl_sampling;
 
+/* Error: sample-options. */
+SYL_NODISCARD syl_status syl_sampling_check(const syl_sampling *options, int64_t n, syl_diag *diag);
+
 typedef struct syl_sampler syl_sampler;
 /* For rows of `n` logits. Errors: sample-options, out-of-memory. */
 SYL_NODISCARD syl_status syl_sampler_create(const syl_sampling *options, int64_t n, syl_diag *diag,

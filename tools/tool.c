@@ -112,6 +112,11 @@ void tool_json_text(tool_json *json, const char *key, const char *value) {
     syl_json_quote(&json->text, value);
 }
 
+void tool_json_raw(tool_json *json, const char *key, const char *value) {
+    json_key(json, key);
+    syl_text_printf(&json->text, "%s", value);
+}
+
 syl_status tool_json_end(tool *t, tool_json *json) {
     syl_text_printf(&json->text, json->text.n ? "}\n" : "{}\n");
     return tool_print(t, json->text.p, json->text.n);

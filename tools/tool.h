@@ -34,7 +34,8 @@ typedef struct verb {
     X(import)                                                                                                \
     X(compile)                                                                                               \
     X(generate)                                                                                              \
-    X(perplexity) X(bench) X(logits) X(run) X(dump) X(opt) X(inspect) X(diff) X(cache) X(doctor) X(devices)
+    X(perplexity)                                                                                            \
+    X(bench) X(profile) X(logits) X(run) X(dump) X(opt) X(inspect) X(diff) X(cache) X(doctor) X(devices)
 #define TOOL_VERB_EXTERN(name) extern const verb verb_##name;
 TOOL_VERBS(TOOL_VERB_EXTERN)
 
@@ -58,6 +59,7 @@ tool_json tool_json_begin(tool *t);
 void tool_json_number(tool_json *json, const char *key, double value);
 void tool_json_int(tool_json *json, const char *key, int64_t value);
 void tool_json_text(tool_json *json, const char *key, const char *value);
+void tool_json_raw(tool_json *json, const char *key, const char *value); /* JSON as it stands */
 SYL_NODISCARD syl_status tool_json_end(tool *t, tool_json *json);
 /* Writes to stdout; a full disk or closed pipe is an error (file-write). */
 SYL_NODISCARD syl_status tool_print(tool *t, const char *text, size_t size);

@@ -260,9 +260,11 @@ typedef struct syl_program_info {
     double open_s, pack_s, compile_s, total_s;
     int kernels, kernels_compiled, kernels_cached;
     size_t packed_bytes;
-    const char *device;    /* "cpu", "cuda:0" */
-    const char *processor; /* a GPU's name; NULL on the CPU */
-    size_t device_bytes;   /* of a GPU's memory, for weights; 0 on the CPU */
+    const char *device;     /* "cpu", "cuda:0" */
+    const char *processor;  /* a GPU's name; NULL on the CPU */
+    size_t device_bytes;    /* of a GPU's memory, for weights; 0 on the CPU */
+    int64_t weight_bytes;   /* of weights that a run reads at least, as they are stored */
+    int64_t position_bytes; /* of the KV cache for a position of a sequence, all layers */
 } syl_program_info;
 SYL_API syl_status syl_program_describe(const syl_program *program, syl_program_info *out); /* any thread */
 
@@ -302,6 +304,22 @@ SYL_API size_t syl_session_bytes(const syl_session *session); /* memory of buffe
 /* Forgets the positions from `length` on; 0 empties the sequence. */
 SYL_API syl_status syl_session_truncate(syl_session *session, int sequence, int64_t length);
 
+/* A step of a run: a kernel over some rows. Texts are borrowed for the call. */
+typedef struct syl_step_report {
+    size_t size;
+    const char *kernel; /* its name; several may share one */
+    int kernel_number;  /* as syl_inspect_file numbers them; on a GPU in a plan of its own */
+    const char *label;  /* what it computes: "%blk.0.x1" */
+    int64_t rows;
+    double start_s, seconds;  /* from the begin of the run */
+    double bytes, operations; /* at least: inputs and outputs once; a fused multiply-add counts as two */
+    double peak; /* operations a second that the GPU's datasheet gives for such a kernel; 0: not known */
+} syl_step_report;
+/* The next run or call with this session is measured: when it is done, `step` is called for each of its steps, in order. */
+SYL_API syl_status syl_session_profile(syl_session *session,
+                                       void (*step)(void *user, const syl_step_report *report), void *user);
+/* Bytes a second, read and written together, that a copy in the device's memory reaches, measured now. */
+SYL_API syl_status syl_session_copy_rate(syl_session *session, double *out);
 /* Waits for work that is under way on a GPU, and reports what failed there. */
 SYL_API syl_status syl_session_wait(syl_session *session);
 

@@ -48,6 +48,7 @@ static syl_status load_inside(syl_engine *engine, const syl_engine_options *opti
     SYL_TRY(syl_cuda_weights_place(engine, diag, &weights));
     SYL_TRY(check_room(engine, weights, diag));
     SYL_TRY(syl_cuda_code_load(engine, options, pool, diag));
+    if (engine->is_language_model) SYL_TRY(syl_cuda_choose_load(engine, options, diag));
     double compiled = seconds_now();
     SYL_TRY(syl_cuda_alloc(cuda->device, SYL_CUDA_WEIGHTS, weights, diag, &cuda->memory));
     SYL_TRY(syl_cuda_weights_load(engine, pool, diag));
@@ -61,6 +62,8 @@ syl_status syl_cuda_load(syl_engine *engine, const syl_engine_options *options, 
     double start = seconds_now();
     syl_cuda_engine *cuda = engine->loaded = calloc(1, sizeof *cuda);
     if (!cuda) return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for an engine");
+    const char *graphs = getenv("SYL_CUDA_GRAPHS");
+    cuda->graphs = !graphs || strcmp(graphs, "0") != 0;
     SYL_TRY(syl_cuda_open(options->device, diag, &cuda->device));
     SYL_TRY(find_target(cuda, diag));
     SYL_TRY(syl_plan_create_cuda(engine->artifact.module, diag, &engine->plan));
@@ -74,6 +77,9 @@ syl_status syl_cuda_load(syl_engine *engine, const syl_engine_options *options, 
     engine->target = syl_arena_strdup(arena, cuda->target.name);
     engine->processor = syl_arena_strdup(arena, cuda->device->properties.name);
     engine->device_bytes = cuda->memory.size;
+    engine->capability = cuda->device->properties.capability;
+    engine->multiprocessors = cuda->device->properties.sms;
+    engine->clock_mhz = cuda->device->properties.clock_mhz;
     return SYL_OK;
 }
 
@@ -83,6 +89,7 @@ void syl_cuda_unload(syl_engine *engine) {
     if (cuda->device && cuda->device->context) {
         syl_cuda_enter_anyway(cuda->device);
         syl_cuda_code_unload(cuda);
+        syl_cuda_choose_unload(cuda);
         syl_cuda_free(cuda->device, &cuda->memory);
         syl_cuda_leave(cuda->device);
     }

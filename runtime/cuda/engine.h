@@ -33,6 +33,9 @@ typedef struct syl_cuda_engine {
     syl_cuda_memory memory; /* all weights */
     size_t *weight_offset;  /* one for each plan->weights */
     syl_cuda_code_set code;
+    cu_module choose_module; /* of language models: the choice of a token */
+    cu_function choose;
+    bool graphs; /* runs are captured as CUDA graphs: unless SYL_CUDA_GRAPHS=0, for debugging */
 } syl_cuda_engine;
 
 static inline syl_cuda_engine *syl_cuda_engine_of(const syl_engine *engine) {
@@ -43,9 +46,15 @@ static inline syl_cuda_engine *syl_cuda_engine_of(const syl_engine *engine) {
 SYL_NODISCARD syl_status syl_cuda_code_load(syl_engine *engine, const syl_engine_options *options,
                                             syl_pool *pool, syl_diag *diag);
 void syl_cuda_code_unload(syl_cuda_engine *cuda);
-static inline const syl_cuda_loaded *syl_cuda_choice(const syl_cuda_engine *cuda, int kernel, int64_t rows) {
+static inline const syl_cuda_loaded *syl_cuda_loaded_for(const syl_cuda_engine *cuda, int kernel,
+                                                         int64_t rows) {
     return &cuda->code.loaded[cuda->code.choice[kernel * SYL_CUDA_BUCKETS + syl_cuda_bucket_of(rows)]];
 }
+
+/* choose.c: the kernel that chooses tokens. Inside of enter. */
+SYL_NODISCARD syl_status syl_cuda_choose_load(syl_engine *engine, const syl_engine_options *options,
+                                              syl_diag *diag);
+void syl_cuda_choose_unload(syl_cuda_engine *cuda);
 
 /* weights.c: where weights will lie, and bringing them there. Inside of enter. */
 SYL_NODISCARD syl_status syl_cuda_weights_place(const syl_engine *engine, syl_diag *diag, size_t *total);

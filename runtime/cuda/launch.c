@@ -39,7 +39,7 @@ int64_t syl_cuda_round_positions(const syl_cuda_runner *r, int64_t positions) {
 
 static syl_status launch(syl_cuda_runner *r, const syl_plan_step *step, int64_t rows, int64_t positions,
                          syl_diag *diag) {
-    const syl_cuda_loaded *loaded = syl_cuda_choice(r->cuda, step->kernel, rows);
+    const syl_cuda_loaded *loaded = syl_cuda_loaded_for(r->cuda, step->kernel, rows);
     const syl_cuda_launch *how = &loaded->launch;
     syl_cuda_grid grid = syl_cuda_grid_of(how, rows, positions);
     parameter p;
@@ -75,13 +75,24 @@ static syl_status launch(syl_cuda_runner *r, const syl_plan_step *step, int64_t 
     return status;
 }
 
-syl_status syl_cuda_launch_steps(syl_cuda_runner *r, const syl_run *run, syl_diag *diag) {
+/* In a stream that is captured: a mark that a replay sets. Nothing begins early across it. */
+static syl_status mark(syl_cuda_runner *r, size_t i, syl_diag *diag) {
+    if (!r->marks) return SYL_OK;
+    r->after_kernel = false;
+    return syl_cuda_check(
+        r->cuda->device,
+        r->cuda->device->driver.event_record_in_graph(r->marks[i], r->stream, CU_EVENT_RECORD_EXTERNAL),
+        "timing a step", diag);
+}
+
+syl_status syl_cuda_launch_steps(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag) {
     const syl_plan *plan = r->base.engine->plan;
-    int64_t positions = syl_cuda_round_positions(r, run->positions);
+    SYL_TRY(mark(r, 0, diag));
     for (size_t i = 0; i < plan->steps.n; i++) {
         const syl_plan_step *step = &plan->steps.p[i];
-        int64_t rows = run->rows[step->rows];
-        if (rows > 0) SYL_TRY(launch(r, step, rows, positions, diag));
+        int64_t rows = shape->rows[step->rows];
+        if (rows > 0) SYL_TRY(launch(r, step, rows, shape->positions, diag));
+        SYL_TRY(mark(r, i + 1, diag));
     }
-    return SYL_OK;
+    return shape->choose >= 0 ? syl_cuda_choose_launch(r, shape->choose, diag) : SYL_OK;
 }

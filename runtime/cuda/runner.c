@@ -69,6 +69,8 @@ static void close_inside(syl_cuda_runner *r) {
     free_tensors(r, &r->out);
     syl_cuda_free(r->cuda->device, &r->arena);
     syl_cuda_free(r->cuda->device, &r->workspace);
+    syl_cuda_graphs_drop(r);
+    syl_cuda_choose_destroy(r);
     syl_cuda_pages_destroy(r);
     if (r->staged) driver->event_destroy(r->staged);
     if (r->stream) driver->stream_destroy(r->stream);
@@ -114,6 +116,7 @@ static syl_status open_runner(const syl_engine *engine, syl_pool *pool, const sy
 static syl_status grow(syl_cuda_runner *r, syl_cuda_memory *memory, syl_cuda_use use, size_t size,
                        syl_diag *diag) {
     if (memory->at && size <= memory->size) return SYL_OK;
+    syl_cuda_graphs_drop(r);
     syl_cuda_free(r->cuda->device, memory);
     return syl_cuda_alloc(r->cuda->device, use, size, diag, memory);
 }
@@ -194,21 +197,36 @@ static void *input(syl_runner *base, int i) {
 
 /* ---- running ---- */
 
-static syl_status copy_inputs(syl_cuda_runner *r, syl_diag *diag) {
-    const syl_cuda_driver *driver = &r->cuda->device->driver;
-    size_t size = r->in.n ? r->in.offsets[r->in.n - 1] + r->in.sizes[r->in.n - 1] : 0;
+static syl_status copy_part(syl_cuda_runner *r, size_t begin, size_t end, syl_diag *diag) {
+    if (begin >= end) return SYL_OK;
     r->after_kernel = false;
-    if (size)
-        SYL_TRY(check(r, driver->copy_in(r->in.memory.at, r->in.host.data, size, r->stream), "copying inputs",
-                      diag));
-    return SYL_OK;
+    return check(r,
+                 r->cuda->device->driver.copy_in(r->in.memory.at + begin,
+                                                 (const unsigned char *)r->in.host.data + begin, end - begin,
+                                                 r->stream),
+                 "copying inputs", diag);
+}
+
+/* All inputs, but for the ids where they are the token that the device has chosen: it has written them. */
+static syl_status copy_inputs(syl_cuda_runner *r, const syl_run *run, syl_diag *diag) {
+    const syl_cuda_tensors *in = &r->in;
+    size_t size = in->n ? in->offsets[in->n - 1] + in->sizes[in->n - 1] : 0;
+    if (!run->follow) return copy_part(r, 0, size, diag);
+    int ids = 0;
+    while (r->base.engine->signature.roles[ids] != SYL_INPUT_IDS) ids++;
+    SYL_TRY(copy_part(r, 0, in->offsets[ids], diag));
+    return ids + 1 < in->n ? copy_part(r, in->offsets[ids + 1], size, diag) : SYL_OK;
 }
 
 static syl_status run_inside(syl_cuda_runner *r, const syl_run *run, syl_diag *diag) {
+    syl_cuda_shape shape = {.rows = {run->rows[0], run->rows[1]},
+                            .positions = syl_cuda_round_positions(r, run->positions),
+                            .choose = run->choose};
     SYL_TRY(syl_cuda_pages_mirror(r, diag));
-    SYL_TRY(copy_inputs(r, diag));
+    SYL_TRY(copy_inputs(r, run, diag));
     SYL_TRY(check(r, r->cuda->device->driver.event_record(r->staged, r->stream), "copying inputs", diag));
-    return syl_cuda_launch_steps(r, run, diag);
+    SYL_TRY(r->base.times ? syl_cuda_time_shape(r, &shape, diag) : syl_cuda_run_shape(r, &shape, diag));
+    return run->choose >= 0 ? syl_cuda_choose_made(r, diag) : SYL_OK;
 }
 
 static syl_status run_plan(syl_runner *base, const syl_run *run, syl_diag *diag) {
@@ -258,6 +276,32 @@ static syl_status wait_for(syl_runner *base, syl_diag *diag) {
     return status;
 }
 
+/* ---- choosing tokens ---- */
+
+static syl_status choose_begin(syl_runner *base, const syl_sampling *sampling, syl_diag *diag) {
+    syl_cuda_runner *r = runner_of(base);
+    SYL_TRY(syl_cuda_enter(r->cuda->device, diag));
+    syl_status status = syl_cuda_choose_begin(r, sampling, diag);
+    syl_cuda_leave(r->cuda->device);
+    return status;
+}
+
+static syl_status chosen(syl_runner *base, syl_diag *diag, int32_t *id) {
+    syl_cuda_runner *r = runner_of(base);
+    SYL_TRY(syl_cuda_enter(r->cuda->device, diag));
+    syl_status status = syl_cuda_choose_take(r, diag, id);
+    syl_cuda_leave(r->cuda->device);
+    return status;
+}
+
+static syl_status copy_rate(syl_runner *base, syl_diag *diag, double *out) {
+    syl_cuda_runner *r = runner_of(base);
+    SYL_TRY(syl_cuda_enter(r->cuda->device, diag));
+    syl_status status = syl_cuda_copy_rate(r, diag, out);
+    syl_cuda_leave(r->cuda->device);
+    return status;
+}
+
 static size_t bytes(const syl_runner *base) {
     const syl_cuda_runner *r = (const syl_cuda_runner *)base;
     return r->arena.size + r->workspace.size + r->in.memory.size + r->out.memory.size + r->pages.pages.size +
@@ -276,5 +320,9 @@ const syl_backend syl_backend_cuda = {
     .run = run_plan,
     .fetch = fetch,
     .wait = wait_for,
+    .ahead = 1,
+    .choose_begin = choose_begin,
+    .chosen = chosen,
+    .copy_rate = copy_rate,
     .bytes = bytes,
 };

@@ -2,6 +2,7 @@
 #ifndef SYL_RUNTIME_CUDA_RUNNER_H
 #define SYL_RUNTIME_CUDA_RUNNER_H
 
+#include "codegen/cuda/choose.h"
 #include "runtime/cuda/engine.h"
 
 enum { SYL_CUDA_MAX_BUFFERS = 64 };
@@ -23,6 +24,29 @@ typedef struct syl_cuda_tensors {
     syl_cuda_pinned host;
 } syl_cuda_tensors;
 
+/* What two runs must share to be one graph. */
+typedef struct syl_cuda_shape {
+    int64_t rows[2];
+    int64_t positions; /* rounded */
+    int64_t choose;    /* row of the logits by which a token is chosen behind the steps; -1: none */
+} syl_cuda_shape;
+
+enum { SYL_CUDA_GRAPHS = 32 };
+typedef struct syl_cuda_graph {
+    syl_cuda_shape shape;
+    cu_graph_exec exec; /* NULL: the shape has been seen once */
+    uint64_t used;      /* when it was last; 0: never */
+} syl_cuda_graph;
+
+/* Tokens chosen on the device. */
+enum { SYL_CUDA_RING = 8 }; /* choices that may be under way */
+typedef struct syl_cuda_choices {
+    syl_cuda_memory state; /* syl_cuda_choice */
+    syl_cuda_pinned host;  /* a copy of it, then int32 [SYL_CUDA_RING], into which the device writes */
+    cu_event done[SYL_CUDA_RING];
+    int64_t made, taken;
+} syl_cuda_choices;
+
 typedef struct syl_cuda_runner {
     syl_runner base;
     syl_cuda_engine *cuda;
@@ -31,12 +55,15 @@ typedef struct syl_cuda_runner {
     syl_kv_shape shape;
     syl_cuda_pages pages;
     int64_t cap[2]; /* rows of each symbol that slots and workspace are made for */
-    int64_t cap_positions;
     size_t *slot_offset;
     syl_cuda_memory arena, workspace;
     syl_cuda_tensors in, out;
-    bool
-        after_kernel; /* the stream's last work is a kernel of this runner: the next may begin before its end */
+    syl_cuda_choices choices;
+    syl_cuda_graph graphs[SYL_CUDA_GRAPHS];
+    uint64_t clock;
+    cu_event *
+        marks; /* [steps + 1] of a run that is measured: recorded in front of the first step and behind each; NULL: none */
+    bool after_kernel; /* the stream ends with a kernel of this runner: the next may begin before its end */
 } syl_cuda_runner;
 
 /* pages.c. Inside of enter, as all here. */
@@ -47,8 +74,28 @@ SYL_NODISCARD syl_status syl_cuda_pages_mirror(syl_cuda_runner *r, syl_diag *dia
 cu_address syl_cuda_pages_view(const syl_cuda_runner *r, int layer);
 
 /* launch.c: all steps of a run, in the runner's stream. */
-SYL_NODISCARD syl_status syl_cuda_launch_steps(syl_cuda_runner *r, const syl_run *run, syl_diag *diag);
+SYL_NODISCARD syl_status syl_cuda_launch_steps(syl_cuda_runner *r, const syl_cuda_shape *shape,
+                                               syl_diag *diag);
+/* graph.c: the same, as a graph where the shape has come before. */
+SYL_NODISCARD syl_status syl_cuda_run_shape(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag);
+/* All steps as a graph, not launched; the caller's. */
+SYL_NODISCARD syl_status syl_cuda_capture(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag,
+                                          cu_graph_exec *out);
+void syl_cuda_graphs_drop(syl_cuda_runner *r); /* when a buffer has moved */
+
 /* The number of positions that kernels are told: few different ones, none below the run's. */
 int64_t syl_cuda_round_positions(const syl_cuda_runner *r, int64_t positions);
+
+/* measure.c: a run with the time of each step (base.times), and how fast the device copies. */
+SYL_NODISCARD syl_status syl_cuda_time_shape(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag);
+SYL_NODISCARD syl_status syl_cuda_copy_rate(syl_cuda_runner *r, syl_diag *diag, double *out);
+
+/* choose.c. */
+SYL_NODISCARD syl_status syl_cuda_choose_begin(syl_cuda_runner *r, const syl_sampling *sampling,
+                                               syl_diag *diag);
+SYL_NODISCARD syl_status syl_cuda_choose_launch(syl_cuda_runner *r, int64_t row, syl_diag *diag);
+SYL_NODISCARD syl_status syl_cuda_choose_made(syl_cuda_runner *r, syl_diag *diag); /* behind the run */
+SYL_NODISCARD syl_status syl_cuda_choose_take(syl_cuda_runner *r, syl_diag *diag, int32_t *id);
+void syl_cuda_choose_destroy(syl_cuda_runner *r);
 
 #endif

@@ -1,6 +1,7 @@
 /* Running a plan on the host (backend.h): each step is spread over the threads of a pool. */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/size.h"
 #include "runtime/host/engine.h"
@@ -30,7 +31,15 @@ typedef struct host_runner {
     size_t scratch_stride;
     int n_inputs, n_outputs;
     buffer *inputs, *outputs;
+    syl_sampler *sampler; /* NULL until choose_begin */
+    int32_t token;        /* the last one chosen */
 } host_runner;
+
+static double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
 
 static syl_status no_memory(syl_diag *diag, const char *what) {
     return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for %s", what);
@@ -72,6 +81,7 @@ static void close_runner(syl_runner *base) {
     free(r->slot_offset);
     free(r->scratch);
     syl_host_kv_destroy(r->pages);
+    syl_sampler_destroy(r->sampler);
     free(r);
 }
 
@@ -231,11 +241,31 @@ static void run_step(host_runner *r, const syl_run *run, const syl_plan_step *st
     syl_pool_for(r->pool, tasks, grain, run_tasks, &job);
 }
 
+static syl_status choose(host_runner *r, int64_t row, syl_diag *diag) {
+    const syl_signature *signature = &r->base.engine->signature;
+    const float *logits = r->outputs[signature->logits].data;
+    return syl_sampler_next(r->sampler, logits + row * signature->vocab, diag, &r->token);
+}
+
+static void follow(host_runner *r) {
+    const syl_signature *signature = &r->base.engine->signature;
+    for (int i = 0; i < signature->n_args; i++)
+        if (signature->roles[i] == SYL_INPUT_IDS) *(int32_t *)r->inputs[i].data = r->token;
+}
+
 static syl_status run_plan(syl_runner *base, const syl_run *run, syl_diag *diag) {
-    (void)diag;
+    host_runner *r = (host_runner *)base;
     const syl_plan *plan = base->engine->plan;
-    for (size_t i = 0; i < plan->steps.n; i++) run_step((host_runner *)base, run, &plan->steps.p[i]);
-    return SYL_OK;
+    if (run->follow) follow(r);
+    double begin = base->times ? seconds_now() : 0, before = 0;
+    for (size_t i = 0; i < plan->steps.n; i++) {
+        run_step(r, run, &plan->steps.p[i]);
+        if (!base->times) continue;
+        double now = seconds_now() - begin;
+        base->times[i] = (syl_step_time){before, now - before};
+        before = now;
+    }
+    return run->choose >= 0 ? choose(r, run->choose, diag) : SYL_OK;
 }
 
 static syl_status fetch(syl_runner *base, int i, size_t offset, size_t size, syl_diag *diag,
@@ -248,6 +278,51 @@ static syl_status fetch(syl_runner *base, int i, size_t offset, size_t size, syl
 static syl_status wait_for(syl_runner *base, syl_diag *diag) {
     (void)base, (void)diag;
     return SYL_OK;
+}
+
+static syl_status choose_begin(syl_runner *base, const syl_sampling *sampling, syl_diag *diag) {
+    host_runner *r = (host_runner *)base;
+    syl_sampler_destroy(r->sampler);
+    return syl_sampler_create(sampling, base->engine->signature.vocab, diag, &r->sampler);
+}
+
+static syl_status chosen(syl_runner *base, syl_diag *diag, int32_t *id) {
+    (void)diag;
+    *id = ((host_runner *)base)->token;
+    return SYL_OK;
+}
+
+typedef struct copy_job {
+    unsigned char *to;
+    const unsigned char *from;
+} copy_job;
+
+static void copy_range(void *user, int64_t begin, int64_t end, int thread) {
+    (void)thread;
+    const copy_job *job = user;
+    memcpy(job->to + begin, job->from + begin, (size_t)(end - begin));
+}
+
+/* The best of a few copies that no cache holds. */
+static syl_status copy_rate(syl_runner *base, syl_diag *diag, double *out) {
+    enum { SIZE = 128 << 20, TIMES = 5 };
+    host_runner *r = (host_runner *)base;
+    copy_job job = {syl_alloc_aligned(SIZE), NULL};
+    unsigned char *from = syl_alloc_aligned(SIZE);
+    double best = 0;
+    job.from = from;
+    if (job.to && from) memset(from, 1, SIZE);
+    for (int i = 0; i < TIMES && job.to && from; i++) {
+        double start = seconds_now();
+        syl_pool_for(r->pool, SIZE, 4 << 20, copy_range, &job);
+        double rate = 2.0 * SIZE / (seconds_now() - start);
+        if (rate > best) best = rate;
+    }
+    bool ok = job.to && from;
+    free(job.to);
+    free(from);
+    *out = best;
+    return ok ? SYL_OK : no_memory(diag, "a copy");
 }
 
 static size_t bytes(const syl_runner *base) {
@@ -266,5 +341,9 @@ const syl_backend syl_backend_host = {
     .run = run_plan,
     .fetch = fetch,
     .wait = wait_for,
+    .ahead = 0,
+    .choose_begin = choose_begin,
+    .chosen = chosen,
+    .copy_rate = copy_rate,
     .bytes = bytes,
 };

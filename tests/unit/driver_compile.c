@@ -38,7 +38,7 @@ static double compare(fixture *f, running *run, ir_random *r) {
             ids[i] =
                 (int32_t)(ir_random_mix(r->seed * 31 + (uint64_t)(call * 7 + i)) % (uint64_t)r->vocabulary);
         }
-        syl_batch batch = {call ? 2 : 7, ids, seq[call], call ? 2 : 3, rows[call]};
+        syl_batch batch = {call ? 2 : 7, ids, seq[call], call ? 2 : 3, rows[call], false};
         fixture_ok(f, syl_context_run(run->context, &batch, f->diag));
         fixture_ok(f, syl_context_fetch(run->context, f->diag));
         for (int64_t i = 0; i < batch.n_rows * r->vocabulary; i++) {
@@ -126,7 +126,7 @@ static float *logits_of(fixture *f, const char *path, int chunk, int others, con
             seq[n] = 2;
             rows[i] = n;
         }
-        syl_batch batch = {n, batch_ids, seq, count, rows};
+        syl_batch batch = {n, batch_ids, seq, count, rows, false};
         fixture_ok(f, syl_context_run(run.context, &batch, f->diag));
         fixture_ok(f, syl_context_fetch(run.context, f->diag));
         for (int i = 0; i < count; i++) {

@@ -130,18 +130,18 @@ static void inputs_are_checked(void **state) {
         const char *error, *said;
         syl_batch batch;
     } bad[] = {
-        {"exec-range", "token 1 is 40, expected 0..39", {3, bad_ids, seq, 1, rows}},
-        {"exec-range", "token 0 is -1", {3, negative, seq, 1, rows}},
-        {"kv-sequence", "token 1 is of sequence 2", {3, ids, bad_seq, 1, rows}},
-        {"exec-range", "row 0 is 3, expected 0..2", {3, ids, seq, 1, bad_rows}},
-        {"exec-range", "0 tokens", {0, ids, seq, 0, rows}},
+        {"exec-range", "token 1 is 40, expected 0..39", {3, bad_ids, seq, 1, rows, false}},
+        {"exec-range", "token 0 is -1", {3, negative, seq, 1, rows, false}},
+        {"kv-sequence", "token 1 is of sequence 2", {3, ids, bad_seq, 1, rows, false}},
+        {"exec-range", "row 0 is 3, expected 0..2", {3, ids, seq, 1, bad_rows, false}},
+        {"exec-range", "0 tokens", {0, ids, seq, 0, rows, false}},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         fixture_error(&r.f, syl_context_run(c, &bad[i].batch, r.f.diag), bad[i].error, bad[i].said,
                       bad[i].said);
         assert_int_equal(syl_context_length(c, 0), 0);
     }
-    syl_batch good = {3, ids, seq, 1, rows};
+    syl_batch good = {3, ids, seq, 1, rows, false};
     fixture_ok(&r.f, syl_context_run(c, &good, r.f.diag));
     assert_int_equal(syl_context_length(c, 0), 2);
     assert_int_equal(syl_context_length(c, 1), 1);

@@ -1,0 +1,14 @@
+# All tests run on the CPU, on machines with a GPU too, unless they say otherwise.
+get_property(tests DIRECTORY PROPERTY TESTS)
+foreach(test ${tests})
+  set_property(TEST ${test} APPEND PROPERTY ENVIRONMENT SYL_DEVICE=cpu)
+endforeach()
+
+# Tests of the CUDA runtime without a GPU: a driver that pretends (fake/cuda.c), which the loader finds first.
+add_library(fake_cuda SHARED fake/cuda.c)
+set_target_properties(fake_cuda PROPERTIES OUTPUT_NAME cuda VERSION 1 SOVERSION 1 LIBRARY_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/fake_cuda)
+target_compile_options(fake_cuda PRIVATE -Wno-missing-prototypes -Wno-shadow)
+set(fake_cuda_environment LD_LIBRARY_PATH=${CMAKE_CURRENT_BINARY_DIR}/fake_cuda)
+add_dependencies(unit_runtime_cuda fake_cuda)
+target_link_options(unit_runtime_cuda PRIVATE -Wl,--wrap=syl_cuda_variants,--wrap=syl_cuda_compile,--wrap=syl_cuda_compile_texts,--wrap=syl_cuda_binaries_destroy)
+set_property(TEST unit/runtime_cuda APPEND PROPERTY ENVIRONMENT ${fake_cuda_environment})

@@ -1,0 +1,258 @@
+/* The CUDA runtime on a driver without a GPU (tests/fake/cuda.c): arguments, page tables, graphs, choices, the account of memory, and
+ * every way in which a driver or a device fails. */
+#include "runtime/lm.h"
+#include "runtime_cuda_machine.h"
+
+typedef struct running {
+    fixture f;
+    fake_cuda_state *gpu;
+    syl_engine *engine;
+    syl_lm lm;
+} running;
+
+static const char *model(fixture *f) {
+    const char *path = test_path(f, "tiny.syl");
+    write_tiny(f, path);
+    return path;
+}
+
+static void start(running *r, int sequences) {
+    fixture_open(&r->f, 2);
+    r->gpu = machine_start();
+    syl_engine_options options = {.device = "cuda"};
+    syl_context_options context = {.sequences = sequences};
+    fixture_ok(&r->f, syl_engine_load(model(&r->f), &options, r->f.pool, r->f.diag, &r->engine));
+    fixture_ok(&r->f, syl_lm_create(r->engine, r->f.pool, &context, r->f.diag, &r->lm));
+}
+
+static void stop(running *r) {
+    syl_lm_destroy(&r->lm);
+    syl_engine_destroy(r->engine);
+    machine_stop(r->gpu);
+    fixture_close(&r->f);
+}
+
+/* ---- the same numbers ---- */
+
+static bool collect(void *user, int32_t id) {
+    int32_t **next = user;
+    *(*next)++ = id;
+    return true;
+}
+
+enum { NEW = 90, PROMPT = 50 };
+static const int32_t *prompt(void) {
+    static int32_t ids[PROMPT];
+    for (int i = 0; i < PROMPT; i++) ids[i] = i * 7 % TINY_VOCAB;
+    return ids;
+}
+
+static void generate(running *r, int32_t *out) {
+    int32_t *next = out;
+    syl_generate_options options = {
+        .max_tokens = NEW, .sampling = {.top_p = 1}, .token = collect, .user = &next};
+    syl_generation g;
+    fixture_ok(&r->f, syl_lm_generate(&r->lm, prompt(), PROMPT, &options, r->f.diag, &g));
+    assert_int_equal(g.new_tokens, NEW);
+    assert_int_equal(syl_context_length(r->lm.context, 0), PROMPT + NEW - 1);
+}
+
+/* Tokens one after the other, chosen by the host. */
+static void generate_slowly(running *r, int32_t *out) {
+    const float *logits;
+    syl_context_truncate(r->lm.context, 0, 0);
+    fixture_ok(&r->f, syl_lm_prefill(&r->lm, 0, prompt(), PROMPT, r->f.diag, &logits));
+    for (int i = 0; i < NEW; i++) {
+        out[i] = (int32_t)syl_argmax(logits, TINY_VOCAB);
+        fixture_ok(&r->f, syl_lm_prefill(&r->lm, 0, &out[i], 1, r->f.diag, &logits));
+    }
+}
+
+static void graphs_change_no_bit(void **state) {
+    (void)state;
+    running r;
+    int32_t with[NEW], again[NEW], without[NEW], slowly[NEW];
+    start(&r, 1);
+    generate(&r, with);
+    long launched = r.gpu->graph_launches, captured = r.gpu->captures;
+    assert_true(launched > NEW / 2); /* nearly every decode step is one graph */
+    assert_true(captured <= 6);      /* of a few numbers of positions */
+    generate(&r, again);
+    generate_slowly(&r, slowly);
+    assert_memory_equal(with, again, sizeof with);
+    assert_memory_equal(with, slowly, sizeof with);
+    stop(&r);
+    setenv("SYL_CUDA_GRAPHS", "0", 1);
+    start(&r, 1);
+    unsetenv("SYL_CUDA_GRAPHS");
+    generate(&r, without);
+    assert_int_equal(r.gpu->captures, 0);
+    assert_memory_equal(with, without, sizeof with);
+    stop(&r);
+}
+
+/* Logits of a sequence alone, and in a batch with another, cut otherwise. */
+static void batches_change_no_bit(void **state) {
+    (void)state;
+    running r;
+    float alone[TINY_VOCAB];
+    const float *logits;
+    start(&r, 3);
+    fixture_ok(&r.f, syl_lm_prefill(&r.lm, 0, prompt(), PROMPT, r.f.diag, &logits));
+    memcpy(alone, logits, sizeof alone);
+    for (int done = 0, step = 1; done < PROMPT; done += step, step = step % 7 + 1) {
+        int32_t ids[16], seq[16], rows[1], n = 0;
+        int count = PROMPT - done < step ? PROMPT - done : step;
+        for (int i = 0; i < 3; i++, n++) ids[n] = (done + i) % TINY_VOCAB, seq[n] = 2;
+        for (int i = 0; i < count; i++, n++) ids[n] = prompt()[done + i], seq[n] = 1;
+        rows[0] = n - 1;
+        syl_batch batch = {.n_tokens = n, .ids = ids, .seq = seq, .n_rows = 1, .rows = rows};
+        fixture_ok(&r.f, syl_context_run(r.lm.context, &batch, r.f.diag));
+    }
+    fixture_ok(&r.f, syl_context_fetch(r.lm.context, r.f.diag));
+    assert_memory_equal(alone, syl_context_logits(r.lm.context, 0), sizeof alone);
+    stop(&r);
+}
+
+static void truncation_forgets(void **state) {
+    (void)state;
+    running r;
+    float first[TINY_VOCAB];
+    const float *logits;
+    int32_t other[100];
+    start(&r, 1);
+    for (int i = 0; i < 100; i++) other[i] = i * 11 % TINY_VOCAB;
+    fixture_ok(&r.f, syl_lm_prefill(&r.lm, 0, prompt(), PROMPT, r.f.diag, &logits));
+    memcpy(first, logits, sizeof first);
+    syl_context_truncate(r.lm.context, 0, 30);
+    fixture_ok(&r.f, syl_lm_prefill(&r.lm, 0, other, 100, r.f.diag, &logits));
+    syl_context_truncate(r.lm.context, 0, 30);
+    fixture_ok(&r.f, syl_lm_prefill(&r.lm, 0, prompt() + 30, PROMPT - 30, r.f.diag, &logits));
+    assert_memory_equal(first, logits, sizeof first);
+    stop(&r);
+}
+
+/* The weights on the device are the artifact's. */
+static void weights_arrive(void **state) {
+    (void)state;
+    running r;
+    start(&r, 1);
+    assert_string_equal(r.engine->device, "cuda:0");
+    assert_string_equal(r.engine->processor, "Fake GPU 0");
+    assert_string_equal(r.engine->target, "sm_90a");
+    assert_true(r.engine->device_bytes >= TINY_VOCAB * TINY_WIDTH * 5);
+    stop(&r);
+}
+
+static void a_hundred_loads_leave_nothing(void **state) {
+    (void)state;
+    running r;
+    fixture_open(&r.f, 1);
+    r.gpu = machine_start();
+    const char *path = model(&r.f);
+    for (int i = 0; i < 100; i++) {
+        syl_engine_options options = {.device = "cuda:0"};
+        syl_context_options context = {0};
+        int32_t out[NEW];
+        fixture_ok(&r.f, syl_engine_load(path, &options, r.f.pool, r.f.diag, &r.engine));
+        fixture_ok(&r.f, syl_lm_create(r.engine, r.f.pool, &context, r.f.diag, &r.lm));
+        if (i % 20 == 0) generate(&r, out);
+        syl_lm_destroy(&r.lm);
+        syl_engine_destroy(r.engine);
+        machine_stop(r.gpu);
+    }
+    fixture_close(&r.f);
+}
+
+/* ---- what fails ---- */
+
+/* Loading fails so, and leaves nothing. */
+static void check_load(fixture *f, fake_cuda_state *gpu, const char *device, syl_status expected,
+                       const char *name, const char *said) {
+    syl_engine_options options = {.device = device};
+    syl_engine *engine;
+    syl_status status = syl_engine_load(model(f), &options, f->pool, f->diag, &engine);
+    assert_int_equal(status, expected);
+    assert_null(engine);
+    fixture_error(f, status, name, said, said);
+    machine_stop(gpu);
+}
+
+static void drivers_fail(void **state) {
+    (void)state;
+    fixture f;
+    fixture_open(&f, 1);
+    fake_cuda_state *gpu = machine_start();
+    gpu->version = 12040;
+    check_load(&f, gpu, "cuda", SYL_DEVICE, "cuda-old-driver", "CUDA 12.4, at least 12.8");
+    gpu = machine_start();
+    gpu->devices = 0;
+    check_load(&f, gpu, "cuda", SYL_DEVICE, "cuda-no-device", "finds no GPU");
+    gpu = machine_start();
+    check_load(&f, gpu, "cuda:3", SYL_USAGE, "cuda-device", "no cuda:3: this machine has 1 GPU");
+    check_load(&f, gpu, "cuda:x", SYL_USAGE, "device-unknown", "\"cuda:x\"");
+    check_load(&f, gpu, "cpu:1", SYL_USAGE, "device-unknown", "\"cpu:1\"");
+    check_load(&f, gpu, "tpu", SYL_USAGE, "device-unknown", "\"tpu\"");
+    gpu->capability = 70;
+    check_load(&f, gpu, "cuda", SYL_UNSUPPORTED, "cuda-capability", "7.0, at least 7.5");
+    fixture_close(&f);
+}
+
+static void memory_runs_out(void **state) {
+    (void)state;
+    running r;
+    fixture_open(&r.f, 1);
+    r.gpu = machine_start();
+    r.gpu->memory = 100000;
+    r.gpu->others = 95000;
+    check_load(&r.f, r.gpu, "cuda", SYL_DEVICE_MEMORY, "cuda-memory", "5.0 kB are free; largest: ");
+    r.gpu->memory = (size_t)1 << 30; /* the plan fits, an allocation fails all the same */
+    r.gpu->others = 0;
+    r.gpu->fail_alloc = 1;
+    check_load(&r.f, r.gpu, "cuda", SYL_DEVICE_MEMORY, "cuda-memory", "weights");
+    fixture_close(&r.f);
+    start(&r, 1);
+    syl_context_options many = {.sequences = 1 << 20};
+    syl_context *context;
+    syl_status status = syl_context_create(r.engine, r.f.pool, &many, r.f.diag, &context);
+    assert_int_equal(status, SYL_DEVICE_MEMORY);
+    fixture_error(&r.f, status, "cuda-memory", "a smaller --context", "too many sequences");
+    int32_t out[NEW]; /* the engine works on */
+    generate(&r, out);
+    stop(&r);
+}
+
+static void a_trap_loses_the_context(void **state) {
+    (void)state;
+    running r;
+    start(&r, 1);
+    const float *logits;
+    fixture_ok(&r.f, syl_lm_prefill(&r.lm, 0, prompt(), PROMPT, r.f.diag, &logits));
+    r.gpu->trap = r.gpu->launches + 3;
+    syl_status status = syl_lm_prefill(&r.lm, 0, prompt(), PROMPT, r.f.diag, &logits);
+    assert_int_equal(status, SYL_DEVICE);
+    fixture_error(&r.f, status, "cuda-launch", "on cuda:0 (Fake GPU 0): CUDA_ERROR_LAUNCH_FAILED (719",
+                  "a trap");
+    status = syl_lm_prefill(&r.lm, 0, prompt(), 1, r.f.diag, &logits);
+    assert_int_equal(status, SYL_DEVICE);
+    fixture_error(&r.f, status, "cuda-lost", "cannot be used any more", "after it");
+    stop(&r);
+    start(&r, 1); /* another process */
+    int32_t out[NEW];
+    generate(&r, out);
+    stop(&r);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(graphs_change_no_bit),
+        cmocka_unit_test(batches_change_no_bit),
+        cmocka_unit_test(truncation_forgets),
+        cmocka_unit_test(weights_arrive),
+        cmocka_unit_test(a_hundred_loads_leave_nothing),
+        cmocka_unit_test(drivers_fail),
+        cmocka_unit_test(memory_runs_out),
+        cmocka_unit_test(a_trap_loses_the_context),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
