@@ -6,7 +6,10 @@
 #define PROGRAMS(X)                                                                                          \
     X(tool, "syl")                                                                                           \
     X(gpu_diff, "gpu_diff")                                                                                  \
-    X(gpu_determinism, "gpu_determinism") X(gpu_gemm, "gpu_gemm") X(gpu_rows, "gpu_rows")
+    X(gpu_determinism, "gpu_determinism")                                                                    \
+    X(gpu_greedy, "gpu_greedy")                                                                              \
+    X(gpu_gemm, "gpu_gemm")                                                                                  \
+    X(gpu_rows, "gpu_rows")
 
 #define DECLARE(program, name) int program##_main(int argc, char **argv);
 PROGRAMS(DECLARE)
