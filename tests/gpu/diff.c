@@ -1,7 +1,7 @@
 /* The differential test: every op x scheme x layout x shape class, generated CUDA against the reference in plain C, on identical random
  * inputs.
  *
- *     gpu_diff [--case N] [--only TEXT] [--family NAME] [--more N] [--sparse N] [--arch sm_80] [--threads N] [--json FILE] [--list] [--brief] [--plain] [--dry]
+ *     gpu_diff [--case N] [--only TEXT] [--family NAME] [--more N] [--sparse N] [--rows N] [--arch sm_80] [--threads N] [--json FILE] [--list] [--brief] [--plain] [--dry]
  *
  * A case is a problem at a number of rows. All variants of its kernels must give the same bits as the first variant at the problem's largest
  * number of rows: that holds variants to each other, and a row alone to the row in a batch. Sampled rows are compared with the
@@ -26,6 +26,7 @@ static const double largest_error =
 
 typedef struct settings {
     int64_t only_case;
+    int64_t rows; /* none with more */
     const char *only, *family, *arch, *json;
     int more, threads, sparse; /* sparse: every so many-th problem */
     bool list, brief, plain, verbose, dry;
@@ -244,7 +245,8 @@ static void run_problem(test *t, size_t index) {
         j->rows[BRIEF_ROWS - 1] = j->rows[j->n_rows - 1];
         j->n_rows = BRIEF_ROWS;
     }
-    j->base_rows = spec.max_rows;
+    while (j->n_rows > 1 && j->rows[j->n_rows - 1] > t->set.rows) j->n_rows--;
+    spec.max_rows = j->base_rows = j->rows[j->n_rows - 1];
     syl_status status = gpu_problem_create(&spec, &j->problem);
     if (status == SYL_OK && !t->set.brief && !t->set.dry) status = gpu_problem_expect(&j->problem);
     j->run = (gpu_run){.g = &t->g, .problem = &j->problem};
@@ -330,15 +332,23 @@ static void write_json(const test *t, double seconds) {
 }
 
 static settings read_settings(int argc, char **argv) {
-    settings s = {.only_case = -1, .more = 1, .sparse = 1};
+    settings s = {.only_case = -1, .more = 1, .sparse = 1, .rows = INT64_MAX};
     static const struct option options[] = {
-        {"case", required_argument, NULL, 'c'},    {"only", required_argument, NULL, 'o'},
-        {"family", required_argument, NULL, 'f'},  {"more", required_argument, NULL, 'm'},
-        {"arch", required_argument, NULL, 'a'},    {"json", required_argument, NULL, 'j'},
-        {"threads", required_argument, NULL, 't'}, {"list", no_argument, NULL, 'l'},
-        {"brief", no_argument, NULL, 'b'},         {"plain", no_argument, NULL, 'p'},
-        {"verbose", no_argument, NULL, 'v'},       {"dry", no_argument, NULL, 'd'},
-        {"sparse", required_argument, NULL, 's'},  {0},
+        {"case", required_argument, NULL, 'c'},
+        {"only", required_argument, NULL, 'o'},
+        {"family", required_argument, NULL, 'f'},
+        {"more", required_argument, NULL, 'm'},
+        {"arch", required_argument, NULL, 'a'},
+        {"json", required_argument, NULL, 'j'},
+        {"threads", required_argument, NULL, 't'},
+        {"list", no_argument, NULL, 'l'},
+        {"brief", no_argument, NULL, 'b'},
+        {"plain", no_argument, NULL, 'p'},
+        {"verbose", no_argument, NULL, 'v'},
+        {"dry", no_argument, NULL, 'd'},
+        {"sparse", required_argument, NULL, 's'},
+        {"rows", required_argument, NULL, 'r'},
+        {0},
     };
     for (int c; (c = getopt_long(argc, argv, "v", options, NULL)) != -1;) {
         if (c == 'c') s.only_case = atoll(optarg), s.verbose = true;
@@ -349,6 +359,7 @@ static settings read_settings(int argc, char **argv) {
         if (c == 'j') s.json = optarg;
         if (c == 't') s.threads = atoi(optarg);
         if (c == 's') s.sparse = atoi(optarg) > 0 ? atoi(optarg) : 1;
+        if (c == 'r') s.rows = atoll(optarg);
         if (c == 'l') s.list = true;
         if (c == 'b') s.brief = true;
         if (c == 'p') s.plain = true;
