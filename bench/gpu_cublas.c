@@ -96,7 +96,12 @@ cublas *cublas_open(gpu *g) {
         free(c);
         return NULL;
     }
-    must(c->create(&c->handle), "creating a handle");
+    int status = c->create(&c->handle);
+    if (status != 0) {
+        fprintf(stderr, "no cuBLASLt: creating a handle failed with status %d\n", status);
+        free(c);
+        return NULL;
+    }
     float one = 1;
     c->workspace = gpu_alloc(g, WORKSPACE);
     c->one = gpu_alloc(g, sizeof one);
