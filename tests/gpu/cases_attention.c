@@ -19,7 +19,7 @@ static void cached(gpu_cases *c, const char *store, int heads, int kv_heads, int
     char *name = syl_arena_printf(c->arena, "attention %s %s heads %d/%d of %d context %d", store, type,
                                   heads, kv_heads, dim, context);
     gpu_cases_add(
-        c, (gpu_problem_spec){.nmse = 5e-4, .context = contexts[context], .max_rows = max_rows}, name,
+        c, (gpu_problem_spec){.nmse = 1e-5, .context = contexts[context], .max_rows = max_rows}, name,
         "module @m { func @forward(%%k: tensor<Tx%dxf32>, %%v: tensor<Tx%dxf32>, %%pos: tensor<Txi32>, "
         "%%seq: "
         "tensor<Txi32>, %%q: tensor<Rx%dxf32>, %%qpos: tensor<Rxi32>, %%qseq: tensor<Rxi32>, %%kv: %s) -> "
@@ -33,7 +33,7 @@ static void full(gpu_cases *c, int heads, int dim, int tokens, int sequences) {
     int w = heads * dim;
     char *name = syl_arena_printf(c->arena, "full_attention %d heads of %d tokens %d", heads, dim, tokens);
     gpu_cases_add(
-        c, (gpu_problem_spec){.nmse = 5e-4, .multiple = tokens, .max_rows = (int64_t)tokens * sequences},
+        c, (gpu_problem_spec){.nmse = 1e-5, .multiple = tokens, .max_rows = (int64_t)tokens * sequences},
         name,
         "module @m { func @forward(%%x: tensor<Tx%dxf32>) -> tensor<Tx%dxf32> { %%q = slice %%x {axis = 1, "
         "begin "

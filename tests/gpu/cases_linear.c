@@ -54,7 +54,7 @@ static void linear(gpu_cases *c, const char *act, const char *weight, const char
     bool exact = integer && !rank && !strstr(epilogue, "lu");
     char *name =
         syl_arena_printf(c->arena, "linear %s %s %s rank=%d %dx%d", act, weight, epilogue, rank, n, k);
-    gpu_cases_add(c, (gpu_problem_spec){.nmse = exact ? 0 : 5e-4, .exact = integer, .max_rows = max_rows},
+    gpu_cases_add(c, (gpu_problem_spec){.nmse = exact ? 0 : 1e-5, .exact = integer, .max_rows = max_rows},
                   name, "%s", t.p);
 }
 

@@ -3,7 +3,7 @@
 
 #define NAME(...) syl_arena_printf(c->arena, __VA_ARGS__)
 
-static const gpu_problem_spec close = {.nmse = 1e-7}, coded = {.nmse = 5e-4}, exactly = {.exact = true};
+static const gpu_problem_spec close = {.nmse = 1e-7}, coded = {.nmse = 1e-5}, exactly = {.exact = true};
 
 static void elementwise(gpu_cases *c, int w) {
     static const char *const unary[] = {"silu", "gelu tanh", "gelu erf"};

@@ -29,6 +29,11 @@ static float random_bell(gpu_problem *p) {
     return (float)sum * (1.0f / 147.8f);
 }
 
+/* A byte of whose bits a code is made: with two draws in place of one, so that small codes are likelier. */
+static int bell_byte(int a, int b, int bits) {
+    return bits == 8 ? (a + b) / 2 : (a & 7) + (b & 7) + 1;
+}
+
 static uint64_t hash_text(const char *text) {
     uint64_t h = 14695981039346656037u;
     for (; *text; text++) h = (h ^ (unsigned char)*text) * 1099511628211u;
@@ -206,6 +211,7 @@ static bool make_stored(gpu_problem *p, const char *name, const syl_type *type, 
             uint64_t bits = random_bits(p);
             for (int b = 0; b < 8 && i < n; b++, i++, bits >>= 8) {
                 int byte = (int)(bits & 255);
+                if (p->spec->noise) byte = bell_byte(byte, (int)(bits >> 8 & 255), info->bits);
                 out->codes[i] = (int8_t)(info->bits == 8   ? (byte == 255 ? 0 : byte - 127)
                                          : info->two_level ? byte & 15
                                                            : (byte & 15) - 8);
