@@ -19,5 +19,4 @@
 PENDING(gemm_stream)
 PENDING(gemm_mma)
 PENDING(gemm_wgmma)
-PENDING(attention)
 PENDING(full_attention)
