@@ -19,4 +19,3 @@
 PENDING(gemm_stream)
 PENDING(gemm_mma)
 PENDING(gemm_wgmma)
-PENDING(full_attention)
