@@ -263,9 +263,9 @@ static syl_status run(tool *t, void *user, const char **args, int n_args) {
     SYL_TRY(tool_open(t, args[0], &program));
     int64_t context = (s->prompt > contexts.most ? s->prompt : contexts.most) + s->new_tokens;
     if (context < FIRST_PROMPT) context = FIRST_PROMPT;
-    syl_session_options options = {
-        .size = sizeof options, .context = context, .sequences = (int)batches.most};
-    syl_status status = syl_session_create(t->instance, program, &options, &b.session);
+    syl_session_options session_options = {
+        .size = sizeof session_options, .context = context, .sequences = (int)batches.most};
+    syl_status status = syl_session_create(t->instance, program, &session_options, &b.session);
     if (status == SYL_OK) status = syl_session_truncate(b.session, 0, 0); /* a language model has sequences */
     if (status == SYL_OK) status = syl_program_describe(program, &b.info);
     b.threads = syl_instance_threads(t->instance);
