@@ -110,9 +110,9 @@ static void draws_what_the_host_draws(void **state) {
     static float logits[3000];
     fixture f;
     fixture_open(&f, 1);
-    const int sizes[] = {1, 33, 1024, 2999};
+    const int sizes[] = {1, 33, 2999};
     for (size_t o = 0; o < sizeof options / sizeof *options; o++) {
-        for (int c = 0; c < 16; c++) {
+        for (int c = 0; c < 12; c++) {
             int n = sizes[c / 4], kind = c % 4;
             syl_sampler *sampler;
             device d = {.state = {.temperature = options[o].temperature,
@@ -120,7 +120,7 @@ static void draws_what_the_host_draws(void **state) {
                                   .top_k = options[o].top_k,
                                   .random = options[o].seed}};
             fixture_ok(&f, syl_sampler_create(&options[o], n, f.diag, &sampler));
-            for (int i = 0; i < 6; i++) {
+            for (int i = 0; i < 3; i++) {
                 int32_t expected;
                 fill(logits, n, kind, (uint64_t)(c * 10 + i));
                 fixture_ok(&f, syl_sampler_next(sampler, logits, f.diag, &expected));
