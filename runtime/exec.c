@@ -264,6 +264,21 @@ const float *syl_context_logits(const syl_context *context, int64_t row) {
     return context->logits + row * signature->vocab;
 }
 
+syl_status syl_context_stream(syl_context *context, void *stream, syl_diag *diag) {
+    if (!context->backend->device_stream)
+        return syl_error(diag, SYL_ERR_device_host, SYL_NOWHERE, "the model runs on %s",
+                         context->engine->device);
+    return context->backend->device_stream(context->runner, stream, diag);
+}
+
+uint64_t syl_context_device_logits(const syl_context *context, int64_t row) {
+    const syl_signature *signature = &context->engine->signature;
+    if (!context->backend->device_output) return 0;
+    if (!signature->logits_by_rows) row = context->rows[row];
+    return context->backend->device_output(context->runner, signature->logits) +
+           (uint64_t)(row * signature->vocab) * sizeof(float);
+}
+
 void syl_context_profile(syl_context *context, const syl_profile *profile, syl_step_time *times) {
     context->profile = profile;
     context->runner->times = times;

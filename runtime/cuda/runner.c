@@ -25,7 +25,8 @@ static syl_status make_tensors(syl_cuda_tensors *t, int n, syl_diag *diag) {
     t->n = n;
     t->offsets = calloc((size_t)n + 1, sizeof *t->offsets);
     t->sizes = calloc((size_t)n + 1, sizeof *t->sizes);
-    return t->offsets && t->sizes
+    t->given = calloc((size_t)n + 1, sizeof *t->given);
+    return t->offsets && t->sizes && t->given
                ? SYL_OK
                : syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for a list of buffers");
 }
@@ -35,6 +36,7 @@ static void free_tensors(syl_cuda_runner *r, syl_cuda_tensors *t) {
     syl_cuda_unpin(r->cuda->device, &t->host);
     free(t->offsets);
     free(t->sizes);
+    free(t->given);
 }
 
 static syl_status check_buffers(const syl_plan *plan, syl_diag *diag) {
@@ -55,7 +57,8 @@ static syl_status fill(syl_cuda_runner *r, const syl_kv_shape *kv, syl_diag *dia
     r->slot_offset = calloc(engine->plan->slots.n + 1, sizeof *r->slot_offset);
     if (!r->slot_offset)
         return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for a list of buffers");
-    SYL_TRY(check(r, driver->stream_create(&r->stream, CU_STREAM_NON_BLOCKING), "making a stream", diag));
+    SYL_TRY(check(r, driver->stream_create(&r->own, CU_STREAM_NON_BLOCKING), "making a stream", diag));
+    r->stream = r->own;
     SYL_TRY(check(r, driver->event_create(&r->staged, CU_EVENT_NO_TIMING), "making an event", diag));
     if (!kv) return SYL_OK;
     r->shape = *kv;
@@ -73,7 +76,7 @@ static void close_inside(syl_cuda_runner *r) {
     syl_cuda_choose_destroy(r);
     syl_cuda_pages_destroy(r);
     if (r->staged) driver->event_destroy(r->staged);
-    if (r->stream) driver->stream_destroy(r->stream);
+    if (r->own) driver->stream_destroy(r->own);
     free(r->slot_offset);
 }
 
@@ -207,15 +210,19 @@ static syl_status copy_part(syl_cuda_runner *r, size_t begin, size_t end, syl_di
                  "copying inputs", diag);
 }
 
-/* All inputs, but for the ids where they are the token that the device has chosen: it has written them. */
+/* All inputs, in as few copies as may be, but for those that the device has: the token it has chosen, and what callers gave there. */
 static syl_status copy_inputs(syl_cuda_runner *r, const syl_run *run, syl_diag *diag) {
-    const syl_cuda_tensors *in = &r->in;
-    size_t size = in->n ? in->offsets[in->n - 1] + in->sizes[in->n - 1] : 0;
-    if (!run->follow) return copy_part(r, 0, size, diag);
-    int ids = 0;
-    while (r->base.engine->signature.roles[ids] != SYL_INPUT_IDS) ids++;
-    SYL_TRY(copy_part(r, 0, in->offsets[ids], diag));
-    return ids + 1 < in->n ? copy_part(r, in->offsets[ids + 1], size, diag) : SYL_OK;
+    syl_cuda_tensors *in = &r->in;
+    const syl_engine *engine = r->base.engine;
+    size_t begin = 0;
+    for (int i = 0; i < in->n; i++) {
+        bool skip = in->given[i] || (run->follow && engine->signature.roles[i] == SYL_INPUT_IDS);
+        in->given[i] = false;
+        if (!skip) continue;
+        SYL_TRY(copy_part(r, begin, in->offsets[i], diag));
+        begin = i + 1 < in->n ? in->offsets[i + 1] : SIZE_MAX;
+    }
+    return in->n ? copy_part(r, begin, in->offsets[in->n - 1] + in->sizes[in->n - 1], diag) : SYL_OK;
 }
 
 static syl_status run_inside(syl_cuda_runner *r, const syl_run *run, syl_diag *diag) {
@@ -294,6 +301,54 @@ static syl_status chosen(syl_runner *base, syl_diag *diag, int32_t *id) {
     return status;
 }
 
+/* ---- callers on the device ---- */
+
+static syl_status device_stream(syl_runner *base, void *stream, syl_diag *diag) {
+    syl_cuda_runner *r = runner_of(base);
+    SYL_TRY(wait_for(base, diag));
+    r->stream = stream ? stream : r->own;
+    r->after_kernel = false;
+    return SYL_OK;
+}
+
+static syl_status device_input(syl_runner *base, int i, uint64_t address, size_t size, syl_diag *diag) {
+    syl_cuda_runner *r = runner_of(base);
+    SYL_TRY(syl_cuda_enter(r->cuda->device, diag));
+    r->after_kernel = false;
+    r->in.given[i] = true;
+    int result =
+        size ? r->cuda->device->driver.copy(r->in.memory.at + r->in.offsets[i], address, size, r->stream)
+             : CU_SUCCESS;
+    syl_status status = check(r, result, "copying an input", diag);
+    syl_cuda_leave(r->cuda->device);
+    return status;
+}
+
+static uint64_t device_output(syl_runner *base, int i) {
+    const syl_cuda_runner *r = runner_of(base);
+    return r->out.memory.at + r->out.offsets[i];
+}
+
+static syl_status read_inside(syl_cuda_runner *r, uint64_t address, size_t size, void *to, syl_diag *diag) {
+    const syl_cuda_driver *driver = &r->cuda->device->driver;
+    syl_cuda_pinned host;
+    SYL_TRY(syl_cuda_pin(r->cuda->device, size, diag, &host));
+    r->after_kernel = false;
+    int result = size ? driver->copy_out(host.data, address, size, r->stream) : CU_SUCCESS;
+    if (result == CU_SUCCESS) result = driver->stream_wait(r->stream);
+    if (result == CU_SUCCESS) memcpy(to, host.data, size);
+    syl_cuda_unpin(r->cuda->device, &host);
+    return check(r, result, "reading an input", diag);
+}
+
+static syl_status device_read(syl_runner *base, uint64_t address, size_t size, void *to, syl_diag *diag) {
+    syl_cuda_runner *r = runner_of(base);
+    SYL_TRY(syl_cuda_enter(r->cuda->device, diag));
+    syl_status status = read_inside(r, address, size, to, diag);
+    syl_cuda_leave(r->cuda->device);
+    return status;
+}
+
 static syl_status copy_rate(syl_runner *base, syl_diag *diag, double *out) {
     syl_cuda_runner *r = runner_of(base);
     SYL_TRY(syl_cuda_enter(r->cuda->device, diag));
@@ -323,6 +378,10 @@ const syl_backend syl_backend_cuda = {
     .ahead = 1,
     .choose_begin = choose_begin,
     .chosen = chosen,
+    .device_stream = device_stream,
+    .device_input = device_input,
+    .device_output = device_output,
+    .device_read = device_read,
     .copy_rate = copy_rate,
     .bytes = bytes,
 };
