@@ -3,14 +3,14 @@
 #include "base/size.h"
 #include "codegen/cuda/emit.h"
 
-enum { most_dim = 1024, threads = 128 };
+enum { most_dim = 1024, threads = 256 };
 
 static int lanes_of(int64_t dim) {
     return dim <= 16 ? 16 : dim <= 32 ? 32 : dim <= 64 ? 64 : 128;
 }
 
 static int64_t shared_bytes(int64_t dim, int queries) {
-    return (dim * queries + 64 * (queries + 4) + 7 * queries + 1) * 4;
+    return (dim * queries + 64 * (queries + 4) + 5 * queries + 1) * 4;
 }
 
 bool cu_fits_full_attention(const kir_kernel *kernel, const syl_cuda_target *target,
@@ -21,7 +21,7 @@ bool cu_fits_full_attention(const kir_kernel *kernel, const syl_cuda_target *tar
     /* sums of a thread: its queries times its features */
     int64_t sums =
         queries / (threads / lanes_of(a->head_dim)) * syl_ceil_div(a->head_dim, lanes_of(a->head_dim));
-    return a->head_dim <= most_dim && a->tokens < 1 << 24 && (queries == 16 || sums <= 64) &&
+    return a->head_dim <= most_dim && a->tokens < 1 << 24 && (queries == 16 || sums <= 16) &&
            shared_bytes(a->head_dim, queries) <= target->shared;
 }
 
@@ -39,11 +39,12 @@ syl_status cu_emit_full_attention(cu_source *s) {
     const kir_full_attention *a = &s->kernel->full_attention;
     const kir_buffer *q = &s->kernel->buffers.p[a->q], *k = &s->kernel->buffers.p[a->k],
                      *v = &s->kernel->buffers.p[a->v], *out = &s->kernel->buffers.p[a->out];
-    int queries = cu_param(s->variant, "rows"), step = 8;
+    int queries = cu_param(s->variant, "rows"), step = 8,
+        part = (int)(a->head_dim % 8 == 0 ? a->head_dim / 4 : a->head_dim);
     if (k->elem != v->elem)
         return syl_error(s->diag, SYL_ERR_internal, SYL_NOWHERE, "kernel '%s': keys and values of two types",
                          s->kernel->name);
-    while (a->head_dim % step) step /= 2;
+    while (part % step) step /= 2;
     int bytes = step * cu_elem_bytes(k->elem) < 16 ? step * cu_elem_bytes(k->elem) : 16;
     bool even =
         k->stride * cu_elem_bytes(k->elem) % bytes == 0 && a->head_dim * cu_elem_bytes(k->elem) % bytes == 0;
@@ -63,14 +64,14 @@ syl_status cu_emit_full_attention(cu_source *s) {
         "    let_next_begin();\n    wait_for_previous();\n"
         "    stage_rows(s, (const %s *)args.buffers[%d] + (int64_t)(sequence + first) * %lld + column, %lld, "
         "queries, %lld, %s, t);\n"
-        "    float o[C::QN][C::DT];\n"
-        "    attend<C, %d>(s, source, 0, %lld, t, o);\n"
-        "    #pragma unroll\n    for (int i = 0; i < C::QN; i++) {\n"
-        "        const int n = t / C::DL * C::QN + i, row = sequence + first + n;\n"
+        "    constexpr int QN = Wide<C>::QN;\n    float total[QN][C::DT];\n"
+        "    wide_walk<C, %d>(s, source, %lld, t, total);\n"
+        "    #pragma unroll\n    for (int i = 0; i < QN; i++) {\n"
+        "        const int n = t / C::DL * QN + i, row = sequence + first + n;\n"
         "        if (n >= queries) continue;\n"
         "        #pragma unroll\n        for (int k = 0; k < C::DT; k++) {\n"
         "            const int d = t %% C::DL + k * C::DL, j = column + d;\n"
-        "            if (d < C::D) narrow(divide(o[i][k], s.l[n]), ",
+        "            if (d < C::D) narrow(divide(total[i][k], s.l[n]), ",
         (long long)a->head_dim, queries, type, (long long)a->head_dim, (long long)a->tokens,
         (long long)k->stride, (long long)v->stride, threads, s->launch->entry, (long long)a->tokens,
         (long long)a->tokens, type, a->k, (long long)k->stride, type, a->v, (long long)v->stride,

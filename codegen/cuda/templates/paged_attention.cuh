@@ -1,9 +1,7 @@
-// Causal attention over the paged KV cache. Positions go in chunks of 512 from position 0, each by itself, merged in order: by one block, or by the
-// last to arrive of a block for each chunk. Both make the same sums.
+// Causal attention over the paged KV cache. Whole: a block walks all pages of a tile of queries. Split: a block for each page of a token, and the last to
+// arrive merges them in order. Both make the same sums.
 #include "attention.cuh"
 #include "cache.cuh"
-
-constexpr int attention_chunk = 512;
 
 // One KV head of one sequence. E: type of plain elements; bits 0, 4 or 8 and group of keys and values; offsets in a head (codegen/kir.h).
 template <typename E, int D, int KBITS, int KGROUP, int VBITS, int VGROUP, int64_t VALUES, int64_t KGROUPS, int64_t VGROUPS, int64_t SIZE>
@@ -67,20 +65,117 @@ __device__ inline int stage_queries(AttentionTile<C> &s, const T *q, int64_t str
     return last;
 }
 
-// Partial results of a chunk in the workspace: m, l, then o of the threads in turn.
+// ---- one token, one page: a thread has a position and a part of the features, then a feature and a quarter of the positions ----
+
 template <typename C>
-__device__ inline void store_partial(const AttentionTile<C> &s, float *to, int t, const float (*o)[C::DT]) {
-    if (t < C::Q) to[t] = s.m[t], to[C::Q + t] = s.l[t];
-    #pragma unroll
-    for (int i = 0; i < C::QN; i++)
+struct Narrow {
+    // groups of threads with a quarter of the positions each, quarters of a thread; values that may wait in registers while scores are made
+    static constexpr int QG = attention_threads / C::DL < 4 ? attention_threads / C::DL : 4, QT = 4 / QG;
+    static constexpr bool EARLY = QT * 16 * C::DT <= 64;
+    static constexpr int floats = 4 * (64 * C::Q > C::Q * C::D ? 64 * C::Q : C::Q * C::D); // of parts in shared memory
+};
+
+// m, l and o of the page at `position` to `to`: Q, Q and Q x D floats.
+template <typename C, int STEP, typename H>
+__device__ inline void narrow_page(AttentionTile<C> &s, H &head, float *parts, int position, int last, int t, float *to) {
+    typedef Narrow<C> N;
+    const int count = smaller(last + 1 - position, 64), d = t % C::DL, group = t / C::DL;
+    const bool has_values = group < N::QG;
+    float early[N::EARLY ? N::QT * 16 * C::DT : 1], x[C::Q];
+    head.page(position);
+    head.stage_values(s.values, t);
+    __syncthreads();
+    if constexpr (N::EARLY) {
+        if (has_values)
+            #pragma unroll
+            for (int i = 0; i < N::QT * 16 * C::DT; i++) {
+                const int j = (group * N::QT * 16) + i / C::DT, f = d + i % C::DT * C::DL;
+                early[i] = j < count && f < C::D ? head.value(j, f, s.values) : 0.0f;
+            }
+    }
+    if (t / 64 < C::PARTS) {
+        score_chain<C, STEP, C::Q, 2>(s, head, t / 64, t % 64, 0, x);
         #pragma unroll
-        for (int k = 0; k < C::DT; k++) to[2 * C::Q + (i * C::DT + k) * attention_threads + t] = o[i][k];
+        for (int i = 0; i < C::Q; i++) parts[(t / 64 * C::Q + i) * 64 + t % 64] = x[i];
+    }
+    __syncthreads();
+    for (int n = t; n < 64 * C::Q; n += attention_threads) {
+        const int p = n % 64, q = n / 64;
+        const float *from = parts + q * 64 + p;
+        float sum = from[0];
+        if constexpr (C::PARTS == 4) sum = (sum + from[C::Q * 64]) + (from[2 * C::Q * 64] + from[3 * C::Q * 64]);
+        s.p[p][q] = position + p <= s.pos[q] ? sum : nothing();
+    }
+    __syncthreads();
+    for (int q = t / 32; q < C::Q; q += attention_threads / 32) {
+        float m, l;
+        page_softmax(s, q, t % 32, m, l);
+        if (t % 32 == 0) to[q] = m, to[C::Q + q] = l;
+    }
+    __syncthreads();
+    if (has_values)
+        #pragma unroll
+        for (int u = 0; u < N::QT; u++) {
+            const int quarter = group * N::QT + u;
+            #pragma unroll
+            for (int k = 0; k < C::DT; k++) {
+                const int f = d + k * C::DL;
+                if (f >= C::D) continue;
+                #pragma unroll
+                for (int i = 0; i < C::Q; i++) x[i] = 0.0f;
+                #pragma unroll
+                for (int n = 0; n < 16; n++) {
+                    const int j = quarter * 16 + n;
+                    if (j >= count) break;
+                    const float v = N::EARLY ? early[(u * 16 + n) * C::DT + k] : head.value(j, f, s.values);
+                    #pragma unroll
+                    for (int i = 0; i < C::Q; i++) x[i] = __fmaf_rn(s.p[j][i], v, x[i]);
+                }
+                #pragma unroll
+                for (int i = 0; i < C::Q; i++) parts[(quarter * C::Q + i) * C::D + f] = x[i];
+            }
+        }
+    __syncthreads();
+    constexpr int size = C::Q * C::D;
+    for (int n = t; n < size; n += attention_threads)
+        to[2 * C::Q + n] = (parts[n] + parts[size + n]) + (parts[2 * size + n] + parts[3 * size + n]);
 }
-template <typename C>
-__device__ inline void load_partial(AttentionTile<C> &s, const volatile float *from, int t, float (*o)[C::DT]) {
-    if (t < C::Q) s.m[t] = from[t], s.l[t] = from[C::Q + t];
+
+// Merges `pages` results, `next` bytes apart, in order; sum(n, o / l) for each of Q x D sums. Other blocks made them: read behind their fence.
+template <typename C, typename F>
+__device__ inline void narrow_merge(AttentionTile<C> &s, float *factors, const char *from, int64_t next, int pages, int t, F sum) {
+    constexpr int some = 32, size = C::Q * C::D, mine = (size + attention_threads - 1) / attention_threads;
+    float total[mine] = {};
+    if (t < C::Q) s.m[t] = nothing(), s.l[t] = 0.0f;
+    for (int first = 0; first < pages; first += some) {
+        const int n = smaller(pages - first, some);
+        __syncthreads();
+        for (int i = t; i < n * 2 * C::Q; i += attention_threads) // m and l of each page
+            factors[i] = ((const volatile float *)(from + (first + i / (2 * C::Q)) * next))[i % (2 * C::Q)];
+        __syncthreads();
+        if (t < C::Q)
+            for (int i = 0; i < n; i++) {
+                float before, now, *ml = factors + i * 2 * C::Q + t;
+                merge(ml[0], ml[C::Q], s.m[t], s.l[t], before, now);
+                ml[0] = before, ml[C::Q] = now;
+            }
+        __syncthreads();
+        #pragma unroll 4
+        for (int i = 0; i < n; i++) {
+            const volatile float *o = (const volatile float *)(from + (first + i) * next) + 2 * C::Q;
+            #pragma unroll
+            for (int k = 0; k < mine; k++) {
+                const int at = t + k * attention_threads;
+                if (at < size) {
+                    const float *f = factors + i * 2 * C::Q + at / C::D;
+                    total[k] = __fmaf_rn(total[k], f[0], o[at] * f[C::Q]);
+                }
+            }
+        }
+    }
     #pragma unroll
-    for (int i = 0; i < C::QN; i++)
-        #pragma unroll
-        for (int k = 0; k < C::DT; k++) o[i][k] = from[2 * C::Q + (i * C::DT + k) * attention_threads + t];
+    for (int k = 0; k < mine; k++) {
+        const int at = t + k * attention_threads;
+        if (at < size) sum(at, divide(total[k], s.l[at / C::D]));
+    }
 }
