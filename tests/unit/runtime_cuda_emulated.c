@@ -101,8 +101,8 @@ void __wrap_syl_cuda_binaries_destroy(syl_cuda_binaries *binaries) {
 
 static void launch(void *user, const fake_launch *l) {
     (void)user;
-    const image *image = l->image;
-    if (!image->kernel) { /* its own test: runtime_cuda_choose.c */
+    const image *code = l->image;
+    if (!code->kernel) { /* its own test: runtime_cuda_choose.c */
         const syl_cuda_choose_args *a = (const void *)l->parameter;
         syl_cuda_choice *state = (syl_cuda_choice *)(uintptr_t)a->state;
         int32_t best = (int32_t)syl_argmax((const float *)(uintptr_t)a->logits, a->n);
@@ -111,8 +111,8 @@ static void launch(void *user, const fake_launch *l) {
         return;
     }
     const int64_t grid[3] = {l->grid[0], l->grid[1], l->grid[2]};
-    size_t size = (image->kernel->buffers.n + 1) * sizeof(uint64_t) + 8;
-    assert_int_equal(image->function(l->parameter, size, grid, (int)l->block[0], l->shared), 0);
+    size_t size = (code->kernel->buffers.n + 1) * sizeof(uint64_t) + 8;
+    assert_int_equal(code->function(l->parameter, size, grid, (int)l->block[0], l->shared), 0);
 }
 
 /* ---- the model ---- */
