@@ -176,8 +176,8 @@ syl_status cu_emit_attention(cu_source *s) {
         "    const int head = kv_head * %d + piece * %d, heads = smaller(%d, %d - piece * %d);\n"
         "    let_next_begin();\n    wait_for_previous();\n"
         "    Head source = {(const KvView *)args.buffers[%d], 0, kv_head, nullptr};\n",
-        threads, s->launch->entry, tile.pieces, tile.pieces, group, tile.heads, tile.heads, group, tile.heads,
-        a->cache);
+        threads, a->head_dim <= 64 ? 2 : 1, s->launch->entry, tile.pieces, tile.pieces, group, tile.heads,
+        tile.heads, group, tile.heads, a->cache);
     if (!split) {
         print_whole(s, &tile);
         cu_print_tiled_padding(s, syl_arena_printf(s->arena, "(int)blockIdx.x * %d", tile.tokens),
