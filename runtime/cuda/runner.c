@@ -48,6 +48,61 @@ static syl_status check_buffers(const syl_plan *plan, syl_diag *diag) {
     return SYL_OK;
 }
 
+/* A block at least this large; what it held is lost if it grows. The stream is idle. */
+static syl_status grow(syl_cuda_runner *r, syl_cuda_memory *memory, syl_cuda_use use, size_t size,
+                       syl_diag *diag) {
+    if (memory->at && size <= memory->size) return SYL_OK;
+    syl_cuda_graphs_drop(r);
+    syl_cuda_free(r->cuda->device, memory);
+    return syl_cuda_alloc(r->cuda->device, use, size, diag, memory);
+}
+
+static syl_status too_large(syl_diag *diag, int64_t rows) {
+    return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "activations of %lld rows are too large",
+                     (long long)rows);
+}
+
+/* Slots and workspace; both keep what they have room for already. */
+static syl_status reserve_rows(syl_cuda_runner *r, const int64_t wanted[2], syl_diag *diag) {
+    int64_t rows[2], positions = syl_cuda_round_positions(r, r->base.kv ? r->shape.context : 1);
+    size_t slots, workspace;
+    if (r->arena.at && wanted[0] <= r->cap[0] && wanted[1] <= r->cap[1]) return SYL_OK;
+    for (int s = 0; s < 2; s++) rows[s] = wanted[s] > r->cap[s] ? wanted[s] : r->cap[s];
+    r->cap[0] = r->cap[1] = 0;
+    if (!syl_cuda_slots(r->base.engine->plan, rows, r->slot_offset, &slots) ||
+        !syl_cuda_workspace(r->base.engine, rows, positions, &workspace))
+        return too_large(diag, rows[0]);
+    SYL_TRY(check(r, r->cuda->device->driver.stream_wait(r->stream), "waiting for runs", diag));
+    SYL_TRY(grow(r, &r->arena, SYL_CUDA_ACTIVATIONS, slots + ALIGN, diag));
+    if (workspace > r->workspace.size || !r->workspace.at) {
+        SYL_TRY(grow(r, &r->workspace, SYL_CUDA_WORKSPACE, workspace + ALIGN, diag));
+        r->after_kernel = false;
+        SYL_TRY(check(r, r->cuda->device->driver.fill(r->workspace.at, 0, r->workspace.size, r->stream),
+                      "clearing the workspace", diag));
+    }
+    for (int s = 0; s < 2; s++) r->cap[s] = rows[s];
+    return SYL_OK;
+}
+
+/* What a language model's runner will take, before any of it is taken: the KV cache, slots and workspace for the largest chunk of a prompt
+ * and for a token of each sequence. cap gets the rows. */
+static syl_status plan_memory(syl_cuda_runner *r, syl_diag *diag) {
+    const syl_engine *engine = r->base.engine;
+    size_t want[SYL_CUDA_USE_COUNT] = {0}, page, pages;
+    int64_t positions = syl_cuda_round_positions(r, r->shape.context), chunk = syl_backend_cuda.chunk;
+    if (chunk > r->shape.context) chunk = r->shape.context;
+    if (chunk < r->shape.sequences) chunk = r->shape.sequences;
+    syl_engine_rows(engine, chunk, r->shape.sequences, r->cap);
+    if (!syl_kv_page_bytes(&r->shape, &page) ||
+        !syl_size_mul((size_t)syl_kv_table_stride(&r->shape), (size_t)r->shape.sequences, &pages) ||
+        !syl_size_mul(page, pages, &want[SYL_CUDA_KV]))
+        want[SYL_CUDA_KV] = SIZE_MAX;
+    if (!syl_cuda_slots(engine->plan, r->cap, NULL, &want[SYL_CUDA_ACTIVATIONS]) ||
+        !syl_cuda_workspace(engine, r->cap, positions, &want[SYL_CUDA_WORKSPACE]))
+        return too_large(diag, chunk);
+    return syl_cuda_room(r->cuda->device, want, diag);
+}
+
 static syl_status fill(syl_cuda_runner *r, const syl_kv_shape *kv, syl_diag *diag) {
     const syl_engine *engine = r->base.engine;
     const syl_cuda_driver *driver = &r->cuda->device->driver;
@@ -62,7 +117,10 @@ static syl_status fill(syl_cuda_runner *r, const syl_kv_shape *kv, syl_diag *dia
     SYL_TRY(check(r, driver->event_create(&r->staged, CU_EVENT_NO_TIMING), "making an event", diag));
     if (!kv) return SYL_OK;
     r->shape = *kv;
-    return syl_cuda_pages_create(r, diag);
+    SYL_TRY(plan_memory(r, diag));
+    SYL_TRY(syl_cuda_pages_create(r, diag));
+    const int64_t rows[2] = {r->cap[0], r->cap[1]};
+    return reserve_rows(r, rows, diag);
 }
 
 static void close_inside(syl_cuda_runner *r) {
@@ -115,42 +173,6 @@ static syl_status open_runner(const syl_engine *engine, syl_pool *pool, const sy
 
 /* ---- buffers ---- */
 
-/* A block at least this large; what it held is lost if it grows. The stream is idle. */
-static syl_status grow(syl_cuda_runner *r, syl_cuda_memory *memory, syl_cuda_use use, size_t size,
-                       syl_diag *diag) {
-    if (memory->at && size <= memory->size) return SYL_OK;
-    syl_cuda_graphs_drop(r);
-    syl_cuda_free(r->cuda->device, memory);
-    return syl_cuda_alloc(r->cuda->device, use, size, diag, memory);
-}
-
-static syl_status too_large(syl_diag *diag, int64_t rows) {
-    return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "activations of %lld rows are too large",
-                     (long long)rows);
-}
-
-/* Slots and workspace; both keep what they have room for already. */
-static syl_status reserve_rows(syl_cuda_runner *r, const syl_run *run, syl_diag *diag) {
-    int64_t rows[2], positions = syl_cuda_round_positions(r, r->base.kv ? r->shape.context : 1);
-    size_t slots, workspace;
-    if (r->arena.at && run->rows[0] <= r->cap[0] && run->rows[1] <= r->cap[1]) return SYL_OK;
-    for (int s = 0; s < 2; s++) rows[s] = run->rows[s] > r->cap[s] ? run->rows[s] : r->cap[s];
-    r->cap[0] = r->cap[1] = 0;
-    if (!syl_cuda_slots(r->base.engine->plan, rows, r->slot_offset, &slots) ||
-        !syl_cuda_workspace(r->base.engine, rows, positions, &workspace))
-        return too_large(diag, rows[0]);
-    SYL_TRY(check(r, r->cuda->device->driver.stream_wait(r->stream), "waiting for runs", diag));
-    SYL_TRY(grow(r, &r->arena, SYL_CUDA_ACTIVATIONS, slots + ALIGN, diag));
-    if (workspace > r->workspace.size || !r->workspace.at) {
-        SYL_TRY(grow(r, &r->workspace, SYL_CUDA_WORKSPACE, workspace + ALIGN, diag));
-        r->after_kernel = false;
-        SYL_TRY(check(r, r->cuda->device->driver.fill(r->workspace.at, 0, r->workspace.size, r->stream),
-                      "clearing the workspace", diag));
-    }
-    for (int s = 0; s < 2; s++) r->cap[s] = rows[s];
-    return SYL_OK;
-}
-
 static syl_status place_tensors(syl_cuda_tensors *t, const size_t *sizes, syl_diag *diag, size_t *total) {
     *total = 0;
     for (int i = 0; i < t->n; i++) {
@@ -180,7 +202,7 @@ static syl_status reserve_tensors(syl_cuda_runner *r, syl_cuda_tensors *t, const
 
 static syl_status reserve_inside(syl_cuda_runner *r, const syl_run *run, syl_diag *diag) {
     SYL_TRY(check(r, r->cuda->device->driver.event_wait(r->staged), "waiting for a copy", diag));
-    SYL_TRY(reserve_rows(r, run, diag));
+    SYL_TRY(reserve_rows(r, run->rows, diag));
     SYL_TRY(reserve_tensors(r, &r->in, run->input_bytes, true, diag));
     return reserve_tensors(r, &r->out, run->output_bytes, false, diag);
 }

@@ -31,7 +31,7 @@ void gpu_checker_create(gpu *g, gpu_checker *out) {
 
 static unsigned blocks_for(uint64_t n) {
     uint64_t blocks = (n + 1023) / 1024;
-    return (unsigned)(blocks < 1024 ? blocks : 1024);
+    return (unsigned)(blocks < 1 ? 1 : blocks < 1024 ? blocks : 1024); /* no block at all is an error */
 }
 
 uint64_t gpu_differ(gpu *g, const gpu_checker *c, cu_address a, cu_address b, size_t size, uint64_t *first) {
