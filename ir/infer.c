@@ -300,6 +300,27 @@ static syl_status infer_concat(const syl_op *op, syl_diag *diag, syl_type *out) 
     return SYL_OK;
 }
 
+/* Rounds need the type that they alternate with; without rounds it would say nothing. */
+static syl_status check_rounds(const syl_op *op, syl_diag *diag, const syl_type *w) {
+    int64_t rounds = syl_attr_int(op, "rounds");
+    const char *name = syl_attr_str(op, "scheme");
+    if (rounds < 0 || rounds > SYL_SPLIT_MAX_ROUNDS)
+        return FAIL(op, diag, attribute, "low_rank_split: rounds is %lld, expected 0 to %d",
+                    (long long)rounds, SYL_SPLIT_MAX_ROUNDS);
+    if (rounds == 0) {
+        if (!*name && !syl_attr_get(op, "clip")) return SYL_OK;
+        return FAIL(op, diag, attribute, "low_rank_split: 'scheme' and 'clip' are for splits with rounds");
+    }
+    syl_dtype scheme = syl_dtype_of(name);
+    if (scheme == SYL_DTYPE_COUNT || !syl_is_weight_scheme(scheme))
+        return FAIL(op, diag, attribute,
+                    "low_rank_split: scheme is '%s', expected the type of a weight's codes", name);
+    if (!syl_row_fits(scheme, w->dims[1].size))
+        return FAIL(op, diag, shape, "low_rank_split: rows of %lld elements do not fit scheme %s",
+                    (long long)w->dims[1].size, name);
+    return SYL_OK;
+}
+
 static syl_status infer_low_rank_split(const syl_op *op, syl_diag *diag, syl_type *out) {
     const syl_type *w = type_in(op, 0);
     if (!is_real(w) || w->rank != 2) return bad_operand(op, diag, 0, "a real matrix");
@@ -308,6 +329,7 @@ static syl_status infer_low_rank_split(const syl_op *op, syl_diag *diag, syl_typ
     if (rank < 1 || rank > w->dims[0].size || rank > w->dims[1].size)
         return FAIL(op, diag, attribute, "low_rank_split: rank is %lld, expected 1 to the smaller size of %s",
                     (long long)rank, text_of(w).s);
+    SYL_TRY(check_rounds(op, diag, w));
     out[0] = syl_tensor2(SYL_real, w->dims[0], syl_size(rank));
     out[1] = syl_tensor2(SYL_real, syl_size(rank), w->dims[1]);
     out[2] = *w;

@@ -147,6 +147,16 @@ static const struct {
     {FUNC(W
           "%u, %d, %e = low_rank_split %w {rank = 2} : tensor<6x2xreal>, tensor<8x2xreal>, tensor<6x8xreal>"),
      "ir-shape", "expected tensor<2x8xreal>"},
+#define SPLIT(attributes) \
+    FUNC(W "%u, %d, %e = low_rank_split %w {rank = 2, " attributes "} : tensor<6x2xreal>, tensor<2x8xreal>, tensor<6x8xreal>")
+    {SPLIT("rounds = -1, scheme = \"int8_channel\""), "ir-attribute", "rounds is -1"},
+    {SPLIT("rounds = 1001, scheme = \"int8_channel\""), "ir-attribute", "expected 0 to 1000"},
+    {SPLIT("rounds = 2"), "ir-attribute", "scheme is ''"},
+    {SPLIT("rounds = 2, scheme = \"int8_token\""), "ir-attribute", "the type of a weight's codes"},
+    {SPLIT("rounds = 2, scheme = \"bf16\""), "ir-attribute", "the type of a weight's codes"},
+    {SPLIT("rounds = 2, scheme = \"int4_two_level_g64\""), "ir-shape", "rows of 8 elements do not fit"},
+    {SPLIT("scheme = \"int8_channel\""), "ir-attribute", "for splits with rounds"},
+    {SPLIT("clip = mse"), "ir-attribute", "for splits with rounds"},
     {FUNC(W "%u, %d = low_rank_split %w {rank = 2} : tensor<6x2xreal>, tensor<2x8xreal>"), "ir-type",
      "3 results"},
     {FUNC("%u, %d, %e = low_rank_split %x {rank = 2} : tensor<6x2xreal>, tensor<2x8xreal>, tensor<6x8xreal>"),
@@ -252,6 +262,7 @@ static void test_good(void **state) {
                "tensor<6xreal> %y = linear %p, %q, %b : tensor<Tx6xbf16>"),
         FUNC(W "%u, %d, %e = low_rank_split %w {rank = 6} : tensor<6x6xreal>, tensor<6x8xreal>, "
                "tensor<6x8xreal>"),
+        SPLIT("rounds = 2, scheme = \"int4_channel\", clip = mse"),
         FUNC("%v = weight \"v\" : tensor<8xreal> %y = scale %x, %v {axis = 1} : tensor<Tx8xf32>"),
         FUNC(W "%u = concat %w, %w {axis = 0} : tensor<12x8xreal> %s = slice %u {axis = 0, begin = 3, end = "
                "9} : tensor<6x8xreal>"),
