@@ -109,8 +109,8 @@ static void make_directions(const double *v, int64_t rank, int64_t n, int64_t l,
     double length = sqrt((double)n);
     for (int64_t i = 0; i < n; i++)
         for (int64_t r = 0; r < l; r++)
-            other[i * l + r] = v && r < rank ? v[r * n + i] * length
-                                             : syl_random_sign(seed, (uint64_t)(i * l + r));
+            other[i * l + r] =
+                v && r < rank ? v[r * n + i] * length : syl_random_sign(seed, (uint64_t)(i * l + r));
 }
 
 /* basis[m, l]: orthonormal, and its span nearly that of the leading l left singular vectors of a. */

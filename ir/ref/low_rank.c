@@ -91,7 +91,8 @@ static syl_status measure(const split *s, const double *u, const double *d, doub
 }
 
 static syl_status alternate(const split *s, double *u, double *d) {
-    size_t u_bytes = (size_t)(s->rows * s->rank) * sizeof *u, d_bytes = (size_t)(s->rank * s->cols) * sizeof *d;
+    size_t u_bytes = (size_t)(s->rows * s->rank) * sizeof *u,
+           d_bytes = (size_t)(s->rank * s->cols) * sizeof *d;
     double least, error;
     SYL_TRY(measure(s, u, d, &least));
     memcpy(s->u, u, u_bytes);
@@ -117,9 +118,9 @@ static bool make_room(split *s) {
     s->rest = syl_ref_alloc(s->rows * s->cols, sizeof *s->rest);
     s->u = syl_ref_alloc(s->rows * s->rank, sizeof *s->u);
     s->d = syl_ref_alloc(s->rank * s->cols, sizeof *s->d);
-    s->codes = (syl_ref_codes){syl_ref_alloc(s->block * s->cols, 1),
-                               syl_ref_alloc(s->block * s->groups, sizeof *s->codes.scales),
-                               syl_ref_alloc(s->block * s->groups, 1), syl_ref_alloc(s->block * s->groups, 1)};
+    s->codes = (syl_ref_codes){
+        syl_ref_alloc(s->block * s->cols, 1), syl_ref_alloc(s->block * s->groups, sizeof *s->codes.scales),
+        syl_ref_alloc(s->block * s->groups, 1), syl_ref_alloc(s->block * s->groups, 1)};
     return s->rest && s->u && s->d && s->codes.codes && s->codes.scales && s->codes.group_scale &&
            s->codes.group_zero;
 }

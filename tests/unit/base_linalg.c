@@ -112,7 +112,8 @@ static void neighbours_refine(void **unused) {
         assert_int_equal(syl_linalg_refine_svd(a, ROWS, COLS, PARTS, 1, u, v, s), SYL_LINALG_OK);
         check_form(ROWS, COLS, PARTS, u, v, s);
         assert_int_equal(syl_linalg_full_svd(a, ROWS, COLS, PARTS, best_u, best_v, s), SYL_LINALG_OK);
-        double best = residual(a, ROWS, COLS, PARTS, best_u, best_v), near = residual(a, ROWS, COLS, PARTS, u, v);
+        double best = residual(a, ROWS, COLS, PARTS, best_u, best_v),
+               near = residual(a, ROWS, COLS, PARTS, u, v);
         /* Seven of the directions of a matrix of rank 5 are those of noise, which is all new. */
         assert_true(near <= (kind == LOW_RANK ? 1.05 : 1.005) * best);
         free(a), free(u), free(v), free(s), free(best_u), free(best_v);

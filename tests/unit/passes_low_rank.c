@@ -104,8 +104,10 @@ static double error_of(syl_dtype scheme, bool mse, const double *r) {
     float scales[20];
     uint8_t group_scale[20], group_zero[20];
     double error = 0;
-    assert_true(syl_ref_quantize(r, 20, 12, scheme, mse, &(syl_ref_codes){codes, scales, group_scale, group_zero}));
-    for (int i = 0; i < 240; i++) error += (r[i] - codes[i] * scales[i / 12]) * (r[i] - codes[i] * scales[i / 12]);
+    assert_true(
+        syl_ref_quantize(r, 20, 12, scheme, mse, &(syl_ref_codes){codes, scales, group_scale, group_zero}));
+    for (int i = 0; i < 240; i++)
+        error += (r[i] - codes[i] * scales[i / 12]) * (r[i] - codes[i] * scales[i / 12]);
     return error;
 }
 
@@ -121,7 +123,8 @@ static void rounds_lose_less(void **state) {
         first += least;
         for (int rounds = 1; rounds < 9; rounds++) {
             char text[100];
-            snprintf(text, sizeof text, ", round = bf16, rounds = %d, scheme = \"int4_channel\", clip = mse", rounds);
+            snprintf(text, sizeof text, ", round = bf16, rounds = %d, scheme = \"int4_channel\", clip = mse",
+                     rounds);
             assert_int_equal(run_split(text, seed, u, d, r), SYL_OK);
             assert_true(all_bf16(u, 60) && all_bf16(d, 36));
             for (int i = 0; i < 240; i++) {
@@ -161,10 +164,8 @@ static void options_are_checked(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(branches_stay_in_bf16),
-        cmocka_unit_test(parts_add_up),
-        cmocka_unit_test(rounds_lose_less),
-        cmocka_unit_test(bad_numbers_are_an_error),
+        cmocka_unit_test(branches_stay_in_bf16), cmocka_unit_test(parts_add_up),
+        cmocka_unit_test(rounds_lose_less),      cmocka_unit_test(bad_numbers_are_an_error),
         cmocka_unit_test(options_are_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
