@@ -108,7 +108,7 @@ static syl_status alternate(const split *s, double *u, double *d) {
     return SYL_OK;
 }
 
-enum { BLOCK_ROWS = 64 };
+enum { BLOCK_ROWS = 16 };
 
 static bool make_room(split *s) {
     s->scheme = syl_dtype_of(syl_attr_str(s->op, "scheme"));

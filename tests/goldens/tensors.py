@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """tensors.py SYL WORKDIR: models that are functions of tensors, by `syl run`: examples/mlp and examples/emoji-dit against NumPy, and what the
 command says about inputs that do not fit."""
+import json
 import pathlib
 import subprocess
 import sys
@@ -84,6 +85,29 @@ def dit():
     return compile_model("emoji-dit", "f32")
 
 
+def patches_in_an_epilogue():
+    """A linear over patches, to which the patches of other pictures are added: they are read in the epilogue of its GEMM."""
+    graph = {"sylvester": 1, "name": "p", "sources": [str(emoji_dit.MODEL)],
+             "inputs": [{"name": n, "type": t} for n, t in (("x", "tensor<Bx48xf32>"), ("z", "tensor<Bx768xf32>"), ("i", "tensor<Txi32>"))],
+             "nodes": [{"op": "weight", "name": "patch.weight", "type": "tensor<192x12xreal>", "out": "w"},
+                       {"op": "patchify", "in": ["x"], "channels": 3, "height": 4, "width": 4, "patch": 2, "type": "tensor<Tx12xf32>", "out": "p"},
+                       {"op": "linear", "in": ["p", "w"], "out": "l"},
+                       {"op": "patchify", "in": ["z"], "channels": 3, "height": 16, "width": 16, "patch": 8, "type": "tensor<Tx192xf32>", "out": "q"},
+                       {"op": "add", "in": ["l", "q"], "out": "y"},
+                       {"op": "weight", "name": "pos", "type": "tensor<256x192xreal>", "out": "table"},
+                       {"op": "embedding", "in": ["i", "table"], "out": "e"},
+                       {"op": "add", "in": ["y", "e"], "out": "r"}], "outputs": ["r"]}
+    (WORK / "patches.json").write_text(json.dumps(graph))
+    subprocess.run([SYL, "compile", WORK / "patches.json", "-o", WORK / "patches.syl", "--recipe", "f32", "--quiet"], check=True)
+    random, w, b = np.random.default_rng(3), emoji_dit.load(), 5
+    cut = lambda a, side, p: a.reshape(b, 3, side // p, p, side // p, p).transpose(0, 2, 4, 1, 3, 5).reshape(4 * b, -1)
+    x, z = (random.standard_normal((b, 3 * side * side), dtype=np.float32) for side in (4, 16))
+    i = random.integers(0, 256, 4 * b, dtype=np.int32)
+    want = cut(x, 4, 2) @ w["patch.weight"].T + cut(z, 16, 8) + w["pos"][i]
+    got = output(WORK / "patches.syl", {"x": x, "z": z, "i": i}, "r")
+    check(np.abs(got - want).max() <= 1e-5 * np.abs(want).max(), "patches in an epilogue")
+
+
 def errors(artifact):
     good = dit_inputs(2, 6)
     bad = lambda **changes: {**good, **changes}
@@ -113,5 +137,6 @@ def errors(artifact):
 
 
 mlp()
+patches_in_an_epilogue()
 errors(dit())
 sys.exit(failures > 0)

@@ -31,6 +31,30 @@ static void branches_stay_in_bf16(void **state) {
     }
 }
 
+/* Rounds name the type that quantize-weights will choose: that of the scheme, or int8_channel where rows do not fit it. */
+static void rounds_take_what_codes_will_be(void **state) {
+    (void)state;
+    bench b;
+    bench_open(&b);
+    ir_random r;
+    ir_random_sizes(3, &r);
+    syl_module *module = ir_random_build(&r);
+    bench_run(
+        &b, module,
+        "split-low-rank{rank=2 rounds=1 scheme=int4_two_level},quantize-weights{scheme=int4_two_level}");
+    int splits = 0;
+    for (const syl_op *op = module->funcs->body->first; op; op = op->next) {
+        if (op->code != SYL_OP_quantize || !syl_op_is(syl_operand(op, 0)->def, SYL_OP_low_rank_split))
+            continue;
+        const char *scheme = syl_attr_str(syl_operand(op, 0)->def, "scheme");
+        assert_string_equal(scheme, syl_dtypes[syl_result(op)->type.dtype].name);
+        splits++;
+    }
+    assert_true(splits > 0);
+    syl_module_destroy(module);
+    bench_close(&b);
+}
+
 static syl_status weight_of(void *user, const char *name, int64_t source, const syl_type *type,
                             syl_diag *diag, double *out) {
     (void)name, (void)source, (void)diag;
@@ -164,9 +188,9 @@ static void options_are_checked(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(branches_stay_in_bf16), cmocka_unit_test(parts_add_up),
-        cmocka_unit_test(rounds_lose_less),      cmocka_unit_test(bad_numbers_are_an_error),
-        cmocka_unit_test(options_are_checked),
+        cmocka_unit_test(branches_stay_in_bf16),          cmocka_unit_test(parts_add_up),
+        cmocka_unit_test(rounds_take_what_codes_will_be), cmocka_unit_test(rounds_lose_less),
+        cmocka_unit_test(bad_numbers_are_an_error),       cmocka_unit_test(options_are_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
