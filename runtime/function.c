@@ -200,6 +200,29 @@ static syl_status check_sequences(syl_function *f, syl_diag *diag) {
     return SYL_OK;
 }
 
+/* Pictures are whole: so many rows of patches for each. */
+static syl_status check_pictures(syl_function *f, const syl_op *op, syl_diag *diag) {
+    if (op->code != SYL_OP_patchify && op->code != SYL_OP_unpatchify) return SYL_OK;
+    bool cuts = op->code == SYL_OP_patchify;
+    const syl_type *from = &syl_operand(op, 0)->type, *to = &syl_result(op)->type,
+                   *pictures = cuts ? from : to, *patches = cuts ? to : from;
+    int64_t count = pictures->dims[1].size / patches->dims[1].size, n = size_of(f, pictures->dims[0]),
+            rows = size_of(f, patches->dims[0]);
+    if (rows % count == 0 && rows / count == n) return SYL_OK;
+    return syl_error(diag, SYL_ERR_exec_input, SYL_NOWHERE,
+                     "%s is %lld, expected %lld for each of %s = %lld: %s has so many patches a picture",
+                     patches->dims[0].symbol, (long long)rows, (long long)count, pictures->dims[0].symbol,
+                     (long long)n, syl_ops[op->code].name);
+}
+
+static syl_status check_all_pictures(syl_function *f, syl_diag *diag) {
+    for (size_t i = 0; i < f->engine->plan->steps.n; i++) {
+        const syl_block *body = f->engine->plan->steps.p[i].op->body;
+        for (const syl_op *op = body->first; op; op = op->next) SYL_TRY(check_pictures(f, op, diag));
+    }
+    return SYL_OK;
+}
+
 /* ---- running ---- */
 
 static syl_status array_bytes(const syl_array *array, syl_diag *diag, size_t *out) {
@@ -268,6 +291,7 @@ syl_status syl_function_run(syl_function *f, const syl_array *inputs, syl_diag *
     for (int i = 0; i < f->func->n_args; i++) SYL_TRY(bind_shape(f, i, &inputs[i], diag));
     for (int i = 0; i < f->func->n_args; i++) SYL_TRY(check_range(f, i, &inputs[i], diag));
     SYL_TRY(check_sequences(f, diag));
+    SYL_TRY(check_all_pictures(f, diag));
     return run(f, inputs, diag);
 }
 

@@ -35,8 +35,11 @@ static attention_tile tile_of(const kir_kernel *k, bool split) {
 
 bool cu_fits_attention(const kir_kernel *kernel, const syl_cuda_target *target,
                        const syl_cuda_variant *variant) {
-    (void)target, (void)variant;
-    return kernel->kind == KIR_ATTENTION && kernel->attention.head_dim <= most_dim;
+    (void)target;
+    if (kernel->kind != KIR_ATTENTION || kernel->attention.head_dim > most_dim) return false;
+    bool split = cu_param(variant, "split");
+    attention_tile tile = tile_of(kernel, split);
+    return !split || (int64_t)kernel->attention.kv_heads * tile.pieces * most_split_rows * 4 <= SYL_CUDA_COUNTERS;
 }
 
 double cu_cost_attention(const kir_kernel *kernel, const syl_cuda_target *target,
@@ -124,7 +127,7 @@ static void print_whole(cu_source *s, const attention_tile *tile) {
         tile->tokens, tile->tokens, a->seq, tile->tokens, tile->step);
 }
 
-static void print_split(cu_source *s, const attention_tile *tile, int64_t counters, int64_t block) {
+static void print_split(cu_source *s, const attention_tile *tile, int64_t block) {
     const kir_attention *a = &s->kernel->attention;
     syl_text_printf(
         s->out,
@@ -153,7 +156,7 @@ static void print_split(cu_source *s, const attention_tile *tile, int64_t counte
         "    narrow_merge(s, parts, results, next, pages, t, [&](int at, float x) {\n"
         "        result(args, row, 1, head, heads, at / C::D, at %% C::D, x);\n    });\n",
         (long long)tile_bytes(tile, a->head_dim, value_floats(&s->kernel->cache)), a->pos, most_split_rows,
-        a->seq, (long long)counters, (long long)block, (long long)block, tile->step, most_split_rows);
+        a->seq, (long long)SYL_CUDA_COUNTERS, (long long)block, (long long)block, tile->step, most_split_rows);
 }
 
 syl_status cu_emit_attention(cu_source *s) {
@@ -162,7 +165,6 @@ syl_status cu_emit_attention(cu_source *s) {
     attention_tile tile = tile_of(s->kernel, split);
     int group = a->heads / a->kv_heads, widest = a->head_dim > 64 ? a->head_dim : 64;
     int64_t block = syl_ceil_div((int64_t)tile.queries * (a->head_dim + 2) * 4, 256) * 256;
-    int64_t counters = syl_ceil_div((int64_t)a->kv_heads * tile.pieces * most_split_rows * 4, 256) * 256;
     cu_template(s, "paged_attention.cuh");
     cu_print_args(s);
     print_types(s, &tile);
@@ -185,7 +187,7 @@ syl_status cu_emit_attention(cu_source *s) {
     } else {
         cu_print_tiled_padding(s, "(int)blockIdx.x",
                                "blockIdx.y == 0 && blockIdx.z == 0 ? (int)blockIdx.x + 1 : 0", "    ");
-        print_split(s, &tile, counters, block);
+        print_split(s, &tile, block);
     }
     syl_text_printf(s->out, "}\n");
     s->launch->threads = threads;
@@ -197,7 +199,7 @@ syl_status cu_emit_attention(cu_source *s) {
                 factors = (int64_t)pages_at_once * 2 * tile.queries;
         s->launch->shared += (parts > factors ? parts : factors) * 4;
         s->launch->positions_per_block = SYL_KV_PAGE;
-        s->launch->counters = counters;
+        s->launch->counters = SYL_CUDA_COUNTERS;
         s->launch->workspace_block = block;
     }
     return SYL_OK;

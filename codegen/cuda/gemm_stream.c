@@ -25,16 +25,18 @@ static plan plan_of(const kir_kernel *kernel, const syl_cuda_variant *variant) {
     return p;
 }
 
+enum { MAX_BLOCKS_X = 64 }; /* where blocks share k: counters are there for so many */
+
 bool cu_fits_gemm_stream(const kir_kernel *kernel, const syl_cuda_target *target,
                          const syl_cuda_variant *variant) {
     if (!cu_gemm_fits(kernel)) return false;
     plan p = plan_of(kernel, variant);
     int64_t chunks = cu_gemm_layout(kernel).chunks;
     if (cu_gemm_is_float(kernel) && (p.warps != 4 || p.split != 1)) return false;
+    if (p.split > 1 && 4 * p.units * MAX_BLOCKS_X > SYL_CUDA_COUNTERS) return false;
     return p.split * (p.warps / 4) <= chunks && p.shared + 64 <= target->shared;
 }
 
-enum { MAX_BLOCKS_X = 64 }; /* where blocks share k: counters are there for so many */
 
 syl_status cu_emit_gemm_stream(cu_source *s) {
     plan p = plan_of(s->kernel, s->variant);
@@ -44,7 +46,7 @@ syl_status cu_emit_gemm_stream(cu_source *s) {
     s->launch->blocks_y = p.units;
     s->launch->blocks_z = p.split;
     if (p.split > 1) {
-        s->launch->counters = syl_ceil_div(4 * p.units * MAX_BLOCKS_X, 256) * 256;
+        s->launch->counters = SYL_CUDA_COUNTERS;
         s->launch->workspace_block = 64 * p.tile.tokens * 4;
         s->launch->max_rows = p.tile.tokens * MAX_BLOCKS_X;
     }
