@@ -393,14 +393,27 @@ static int rows_of_block(const rows_shape *shape, const syl_cuda_variant *varian
     return rows / least * least;
 }
 
+static bool projects(const kir_kernel *kernel) {
+    for (size_t i = 0; i < kernel->body.n; i++)
+        if (kernel->body.p[i].op == KIR_project) return true;
+    return false;
+}
+
+/* About as many as a thread will have: the row, something to work with, the sums of a projection. */
+static int registers_of(const kir_kernel *kernel, const rows_shape *shape) {
+    int registers = shape->registers * 2 + 40;
+    return projects(kernel) && registers < 160 ? 160 : registers;
+}
+
 bool cu_fits_rows(const kir_kernel *kernel, const syl_cuda_target *target, const syl_cuda_variant *variant) {
     if (kernel->kind != KIR_ROWS) return false;
     rows_shape shape = rows_shape_of(kernel);
     int threads = cu_param(variant, "threads"), rows = rows_of_block(&shape, variant);
     bool shared = shared_floats(&shape, rows) * 4 <= target->shared;
-    if (rows >= 1 && shared) return true;
     /* a row that no shared memory holds is exchanged through the workspace, one row a block */
     int64_t one = shape.threads < 32 ? 32 / shape.threads : 1;
+    if (rows > one && rows * shape.threads * registers_of(kernel, &shape) > 65536) return false;
+    if (rows >= 1 && shared) return true;
     bool least = rows == one || (rows < 1 && threads == 1024);
     return least && shared_floats(&shape, (int)one) * 4 > target->shared;
 }
@@ -417,14 +430,20 @@ double cu_cost_rows(const kir_kernel *kernel, const syl_cuda_target *target, con
     double blocks = (double)syl_ceil_div(rows, together), resident = 2048.0 / threads;
     if (resident > 16) resident = 16;
     double waves = ceil(blocks / (target->sms * resident)), row = (double)bytes / 20e9;
-    return 2e-6 + (waves - 1) * row * together * resident + row * together + 1e-9 * together +
+    /* a projection's outputs are dealt to the warps of a block, four each, so a block of few warps goes through the matrix for long */
+    int64_t columns = 0;
+    for (size_t i = 0; i < kernel->body.n; i++)
+        if (kernel->body.p[i].op == KIR_project) columns += kernel->buffers.p[kernel->body.p[i].buffer].cols;
+    double turns = (double)syl_ceil_div(columns, (int64_t)4 * (threads / 32 > 0 ? threads / 32 : 1));
+    return 2e-6 + turns * waves * (double)syl_ceil_div(kernel->cols, 512) * 7e-7 +
+           (waves - 1) * row * together * resident + row * together + 1e-9 * together +
            (threads < 128 ? 1e-9 : 0);
 }
 
 static void print_prologue(rows_state *r, bool in_shared) {
     cu_source *s = r->s;
     int t = r->shape.threads, rows = r->rows_per_block, threads = t * rows;
-    int blocks = 65536 / threads / 2 >= r->shape.registers * 8 / 5 + 40 ? 2 : 1;
+    int blocks = !projects(s->kernel) && 65536 / threads / 2 >= r->shape.registers * 8 / 5 + 40 ? 2 : 1;
     syl_text_printf(
         s->out,
         "\nextern \"C\" __global__ void __launch_bounds__(%d, %d) %s(const __grid_constant__ Args args) {\n",
