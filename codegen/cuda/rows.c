@@ -221,6 +221,21 @@ static syl_status print_scalar(rows_state *r, int inst, int layout) {
     return SYL_OK;
 }
 
+/* Elements whose places are no neighbours, one by one. */
+static void print_gather(rows_state *r, int inst, int layout) {
+    cu_source *s = r->s;
+    const char *name = rows_array(r, inst, layout);
+    syl_text expression = {.arena = s->arena};
+    cu_place place = {"i", "j + m", rows_suffix(r, layout)};
+    cu_expression(s, inst, &place, &expression);
+    declare(r, inst, layout);
+    print_runs(r, layout, "alive",
+               syl_arena_printf(s->arena, "UNROLL for (int m = 0; m < %d; m++) %s[e + m] = %s;",
+                                r->layouts[layout].w, name, expression.p),
+               syl_arena_printf(s->arena, "UNROLL for (int m = 0; m < %d; m++) %s[e + m] = 0;",
+                                r->layouts[layout].w, name));
+}
+
 static void print_move(rows_state *r, int inst, int from, int to) {
     rows_padding padding =
         rows_choose_padding(&r->layouts[from], &r->layouts[to], r->shape.threads, r->shape.row_floats);
@@ -300,6 +315,8 @@ syl_status rows_need(rows_state *r, int inst, int layout) {
     } else if (p->op == KIR_load || p->op == KIR_load_at || p->op == KIR_load_col) {
         if (p->op == KIR_load_at) SYL_TRY(rows_need_row(r, p->args[0]));
         print_loads(r, &inst, 1, layout);
+    } else if (p->op == KIR_load_patch || p->op == KIR_load_picture) {
+        print_gather(r, inst, layout);
     } else if (p->op == KIR_table || (p->op == KIR_to_f32 && k->body.p[p->args[0]].op == KIR_table)) {
         print_table(r, inst, p->op == KIR_table ? inst : p->args[0], layout);
     } else {
