@@ -265,6 +265,7 @@ typedef struct syl_program_info {
     size_t device_bytes;    /* of a GPU's memory, for weights; 0 on the CPU */
     int64_t weight_bytes;   /* of weights that a run reads at least, as they are stored */
     int64_t position_bytes; /* of the KV cache for a position of a sequence, all layers */
+    int kernels_tuned;      /* of the kernels: chosen by measurements of syl_tune_file */
 } syl_program_info;
 SYL_API syl_status syl_program_describe(const syl_program *program, syl_program_info *out); /* any thread */
 
