@@ -90,10 +90,12 @@ const char *tuning_text(sqlite3_stmt *s, int column, syl_arena *arena) {
 /* ---- opening ---- */
 
 static const char schema[] =
-    "CREATE TABLE IF NOT EXISTS machine(id INTEGER PRIMARY KEY, gpu TEXT NOT NULL, capability INTEGER NOT NULL,"
+    "CREATE TABLE IF NOT EXISTS machine(id INTEGER PRIMARY KEY, gpu TEXT NOT NULL, capability INTEGER NOT "
+    "NULL,"
     " sms INTEGER NOT NULL, memory_mhz INTEGER NOT NULL, driver TEXT NOT NULL, nvrtc TEXT NOT NULL,"
     " library TEXT NOT NULL, UNIQUE(" TUNING_MACHINE "));"
-    "CREATE TABLE IF NOT EXISTS measured(machine INTEGER NOT NULL, kernel TEXT NOT NULL, rows INTEGER NOT NULL,"
+    "CREATE TABLE IF NOT EXISTS measured(machine INTEGER NOT NULL, kernel TEXT NOT NULL, rows INTEGER NOT "
+    "NULL,"
     " variant TEXT NOT NULL, source TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,"
     " seconds REAL NOT NULL, model REAL NOT NULL, registers INTEGER NOT NULL, shared INTEGER NOT NULL,"
     " date INTEGER NOT NULL, PRIMARY KEY(machine, kernel, rows, variant, source)) WITHOUT ROWID;"
@@ -132,8 +134,8 @@ static syl_status check_owner(syl_tuning *t, bool *empty, syl_diag *diag) {
     *empty = objects == 0;
     if (*empty) return SYL_OK;
     if (application != APPLICATION)
-        return syl_error(diag, SYL_ERR_tuning_damaged, SYL_NOWHERE,
-                         "\"%s\" is a database of another program", t->path);
+        return syl_error(diag, SYL_ERR_tuning_damaged, SYL_NOWHERE, "\"%s\" is a database of another program",
+                         t->path);
     if (version == VERSION) return SYL_OK;
     return syl_error(diag, SYL_ERR_tuning_version, SYL_NOWHERE,
                      "\"%s\" has layout %lld, this version reads and writes layout %d", t->path,
@@ -222,9 +224,8 @@ static syl_status find_machine(syl_tuning *t, const syl_tuning_machine *m, syl_d
     sqlite3_stmt *s;
     syl_status status = SYL_OK;
     t->machine = 0;
-    SYL_TRY(tuning_prepare(t,
-                           "SELECT id FROM machine WHERE (" TUNING_MACHINE ") = (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                           diag, &s));
+    SYL_TRY(tuning_prepare(
+        t, "SELECT id FROM machine WHERE (" TUNING_MACHINE ") = (?1, ?2, ?3, ?4, ?5, ?6, ?7)", diag, &s));
     SYL_TRY(tuning_bind(t, s, diag, "tiiittt", m->gpu, m->capability, m->sms, m->memory_mhz, m->driver,
                         m->nvrtc, m->library));
     if (tuning_step(t, s, diag, &status)) t->machine = sqlite3_column_int64(s, 0);
@@ -298,11 +299,11 @@ syl_status syl_tuning_list(syl_tuning *t, syl_arena *arena, const char *kernel, 
     syl_tuning_measured one;
     sqlite3_stmt *s;
     syl_status status = SYL_OK;
-    SYL_TRY(tuning_prepare(
-        t,
-        "SELECT " TUNING_MEASURED " FROM measured WHERE machine = ?1 AND kernel = ?2 AND rows = ?3"
-        " ORDER BY state <> 'good', seconds, variant, source",
-        diag, &s));
+    SYL_TRY(tuning_prepare(t,
+                           "SELECT " TUNING_MEASURED
+                           " FROM measured WHERE machine = ?1 AND kernel = ?2 AND rows = ?3"
+                           " ORDER BY state <> 'good', seconds, variant, source",
+                           diag, &s));
     SYL_TRY(tuning_bind(t, s, diag, "iti", t->machine, kernel, rows));
     while (tuning_step(t, s, diag, &status)) {
         tuning_read_measured(s, 0, arena, &one);
@@ -319,9 +320,11 @@ syl_status syl_tuning_put(syl_tuning *t, const syl_tuning_measured *m, syl_diag 
     sqlite3_stmt *s;
     SYL_TRY(tuning_prepare(
         t,
-        "INSERT INTO measured(machine, " TUNING_MEASURED ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+        "INSERT INTO measured(machine, " TUNING_MEASURED
+        ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
         " ON CONFLICT DO UPDATE SET name = excluded.name, state = excluded.state, seconds = excluded.seconds,"
-        " model = excluded.model, registers = excluded.registers, shared = excluded.shared, date = excluded.date"
+        " model = excluded.model, registers = excluded.registers, shared = excluded.shared, date = "
+        "excluded.date"
         " WHERE excluded.date >= date",
         diag, &s));
     SYL_TRY(tuning_bind(t, s, diag, "itittttddiii", t->machine, m->kernel, m->rows, m->variant, m->source,
@@ -335,7 +338,8 @@ syl_status syl_tuning_choose(syl_tuning *t, const syl_tuning_choice *c, syl_diag
     SYL_TRY(tuning_prepare(
         t,
         "INSERT INTO chosen(machine, " TUNING_CHOSEN ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
-        " ON CONFLICT DO UPDATE SET variant = excluded.variant, source = excluded.source, name = excluded.name,"
+        " ON CONFLICT DO UPDATE SET variant = excluded.variant, source = excluded.source, name = "
+        "excluded.name,"
         " seconds = excluded.seconds, tried = excluded.tried, candidates = excluded.candidates,"
         " budget = excluded.budget, date = excluded.date WHERE excluded.date >= date",
         diag, &s));

@@ -25,10 +25,9 @@ SYL_NODISCARD syl_status tuning_finish(syl_tuning *t, sqlite3_stmt *s, syl_diag 
 const char *tuning_text(sqlite3_stmt *s, int column, syl_arena *arena);
 
 /* Columns, in the order of these lists. */
-#define TUNING_MACHINE "gpu, capability, sms, memory_mhz, driver, nvrtc, library"
-#define TUNING_MEASURED                                                                                      \
-    "kernel, rows, variant, source, name, state, seconds, model, registers, shared, date"
-#define TUNING_CHOSEN "kernel, rows, variant, source, name, seconds, tried, candidates, budget, date"
+#define TUNING_MACHINE  "gpu, capability, sms, memory_mhz, driver, nvrtc, library"
+#define TUNING_MEASURED "kernel, rows, variant, source, name, state, seconds, model, registers, shared, date"
+#define TUNING_CHOSEN   "kernel, rows, variant, source, name, seconds, tried, candidates, budget, date"
 /* From column `at` on. */
 void tuning_read_measured(sqlite3_stmt *s, int at, syl_arena *arena, syl_tuning_measured *out);
 void tuning_read_choice(sqlite3_stmt *s, int at, syl_arena *arena, syl_tuning_choice *out);

@@ -70,8 +70,9 @@ static void put_choice(sqlite3_stmt *s, syl_arena *arena, syl_text *out) {
     syl_text_printf(out, "}\n");
 }
 
-static syl_status put_all(syl_tuning *t, const char *sql, void (*put)(sqlite3_stmt *, syl_arena *, syl_text *),
-                          syl_diag *diag, syl_text *out, int64_t *n) {
+static syl_status put_all(syl_tuning *t, const char *sql,
+                          void (*put)(sqlite3_stmt *, syl_arena *, syl_text *), syl_diag *diag, syl_text *out,
+                          int64_t *n) {
     sqlite3_stmt *s;
     syl_status status = SYL_OK;
     SYL_TRY(tuning_prepare(t, sql, diag, &s));
@@ -90,10 +91,9 @@ static syl_status put_all(syl_tuning *t, const char *sql, void (*put)(sqlite3_st
 syl_status syl_tuning_export(syl_tuning *t, syl_diag *diag, syl_text *out, int64_t *n) {
     *n = 0;
     SYL_TRY(tuning_run(t, "BEGIN", diag)); /* one moment's state */
-    syl_status status =
-        put_all(t,
-                "SELECT " TUNING_MACHINE ", " TUNING_CHOSEN " FROM chosen JOIN machine ON machine = id" ORDER,
-                put_choice, diag, out, n);
+    syl_status status = put_all(
+        t, "SELECT " TUNING_MACHINE ", " TUNING_CHOSEN " FROM chosen JOIN machine ON machine = id" ORDER,
+        put_choice, diag, out, n);
     if (status == SYL_OK)
         status = put_all(t,
                          "SELECT " TUNING_MACHINE ", " TUNING_MEASURED

@@ -21,8 +21,8 @@ typedef struct tuner {
     syl_cuda_properties gpu;
     syl_cuda_target target;
     tune_plan plan;
-    syl_tuning *tuning; /* NULL: frozen, and there is none */
-    bool *known;        /* [unit] */
+    syl_tuning *tuning;        /* NULL: frozen, and there is none */
+    bool *known;               /* [unit] */
     syl_tuning_choice *before; /* [unit] what the database has */
     tune_compiler *compiler;
     tune_link *link;
@@ -83,8 +83,8 @@ static syl_status look_up(tuner *t) {
     for (size_t i = 0; i < t->plan.units.n; i++) {
         tune_unit *unit = &t->plan.units.p[i];
         if (t->tuning)
-            SYL_TRY(syl_tuning_find(t->tuning, &t->arena, unit->hash.hex, unit->rows, t->diag,
-                                    &t->before[i]));
+            SYL_TRY(
+                syl_tuning_find(t->tuning, &t->arena, unit->hash.hex, unit->rows, t->diag, &t->before[i]));
         t->known[i] = holds(t, unit, &t->before[i]);
         t->stats.known += t->known[i];
         SYL_TRY(recall(t, unit));
@@ -182,8 +182,8 @@ static syl_status open_unit(tuner *t, tune_unit *unit, double until, tune_candid
 
 static syl_status try_candidate(tuner *t, tune_unit *unit, tune_candidate *c) {
     tune_answer answer;
-    const char *request = syl_arena_printf(&t->arena, "\"do\": \"try\", \"variant\": %s",
-                                           quoted(&t->arena, c->code->text));
+    const char *request =
+        syl_arena_printf(&t->arena, "\"do\": \"try\", \"variant\": %s", quoted(&t->arena, c->code->text));
     tune_outcome outcome = ask(t, request, 1, &answer);
     if (outcome == TUNE_BROKEN) return SYL_DEVICE;
     measured(t, c, answer.state, answer.n ? answer.seconds[0] : 0, answer.message);
@@ -467,9 +467,10 @@ static syl_status tune_all(tuner *t, const char *path) {
     SYL_TRY(look_up(t));
     bool work = t->stats.known < t->stats.units && !o->frozen;
     if (work && !o->worker)
-        syl_warning(t->diag, SYL_NOWHERE,
-                    "kernels are measured in this process: one that fails ends its use of the GPU, and one that "
-                    "hangs cannot be ended");
+        syl_warning(
+            t->diag, SYL_NOWHERE,
+            "kernels are measured in this process: one that fails ends its use of the GPU, and one that "
+            "hangs cannot be ended");
     if (work) {
         const tune_link_options link = {.worker = o->worker,
                                         .path = path,

@@ -49,7 +49,8 @@ typedef struct syl_tune_unit_report {
     size_t n;
     size_t candidates; /* that the kernel has */
     const char *why;   /* the first is the quickest */
-    double before; /* exhaustive: seconds of what was chosen before, by tuning or by the cost model, in the same race; else 0 */
+    double
+        before; /* exhaustive: seconds of what was chosen before, by tuning or by the cost model, in the same race; else 0 */
     const char *before_variant;
 } syl_tune_unit_report;
 
@@ -60,8 +61,9 @@ typedef struct syl_tune_options {
     const int64_t *rows; /* [n_rows]; 0: all buckets */
     size_t n_rows;
     bool frozen, exhaustive;
-    const char *const *worker; /* program to run and its arguments: [0] the path, from [1] on argv; NULL: in this process */
-    double limit;              /* seconds for one question */
+    const char *const
+        *worker; /* program to run and its arguments: [0] the path, from [1] on argv; NULL: in this process */
+    double limit;                                                   /* seconds for one question */
     void (*report)(void *user, const syl_tune_unit_report *report); /* may be NULL */
     void (*progress)(void *user, double done, double total, const char *what);
     void *user;
@@ -69,10 +71,10 @@ typedef struct syl_tune_options {
 
 typedef struct syl_tune_stats {
     int units, known, tuned;
-    int left;                  /* units that the time was not enough for */
-    int64_t measured, bad;     /* candidates of this run */
-    int lost;                  /* processes that crashed, hung or spoke nonsense */
-    double worst;              /* exhaustive: the worst share of the best speed that what was chosen before reached */
+    int left;              /* units that the time was not enough for */
+    int64_t measured, bad; /* candidates of this run */
+    int lost;              /* processes that crashed, hung or spoke nonsense */
+    double worst; /* exhaustive: the worst share of the best speed that what was chosen before reached */
     double seconds, compile_s; /* compile_s: of all threads */
 } syl_tune_stats;
 

@@ -63,10 +63,12 @@ bool tune_bench_lost(const tune_bench *b) {
 
 /* Of a tiled matrix rows that only fill the last atom are passed over. */
 static const char differ_source[] =
-    "struct Args { const unsigned *a, *b; unsigned long long words; unsigned long long *count; int rows, blocks; };\n"
+    "struct Args { const unsigned *a, *b; unsigned long long words; unsigned long long *count; int rows, "
+    "blocks; };\n"
     "extern \"C\" __global__ void syl_differ(const __grid_constant__ Args args) {\n"
     "    unsigned long long n = 0, step = (unsigned long long)gridDim.x * blockDim.x;\n"
-    "    for (unsigned long long i = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x; i < args.words; i += step) {\n"
+    "    for (unsigned long long i = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x; i < "
+    "args.words; i += step) {\n"
     "        if (args.rows) {\n"
     "            unsigned long long row = i / 256 % args.blocks * 8 + i / 32 % 8;\n"
     "            if (row >= (unsigned)args.rows) continue;\n"
@@ -84,8 +86,7 @@ typedef struct differ_args {
 
 static syl_status load_differ(tune_bench *b, syl_diag *diag) {
     const syl_cuda_text text = {"differ", "tuning", "syl_differ", differ_source};
-    syl_cuda_compile_options options = {
-        .cache_dir = b->cache_dir, .threads = 1, .arch = b->target.name};
+    syl_cuda_compile_options options = {.cache_dir = b->cache_dir, .threads = 1, .arch = b->target.name};
     syl_cuda_binaries *binaries = NULL;
     SYL_TRY(syl_cuda_compile_texts(&text, 1, &options, diag, &binaries));
     syl_status status = check(b, b->device->driver.module_load(&b->differ_module, binaries->codes[0].code),
@@ -107,9 +108,8 @@ static syl_status count_differing(tune_bench *b, const tune_buffer *buffer, cu_a
         args.blocks = (int32_t)syl_ceil_div(b->in.rows, KIR_ATOM_ROWS);
     }
     uint64_t blocks = (args.words + 1023) / 1024;
-    cu_launch_config config = {.grid = {(unsigned)(blocks < 2048 ? blocks : 2048), 1, 1},
-                               .block = {256, 1, 1},
-                               .stream = b->stream};
+    cu_launch_config config = {
+        .grid = {(unsigned)(blocks < 2048 ? blocks : 2048), 1, 1}, .block = {256, 1, 1}, .stream = b->stream};
     void *parameters[] = {&args};
     SYL_TRY(check(b, driver->fill(b->count.at, 0, sizeof *out, b->stream), "comparing results", diag));
     SYL_TRY(check(b, driver->launch(&config, b->differ, parameters, NULL), "comparing results", diag));
@@ -298,8 +298,7 @@ static syl_status load_code(tune_bench *b, racer *r, syl_diag *diag) {
     SYL_TRY(check(b, driver->module_function(&r->function, r->module, r->launch.entry),
                   "finding a kernel in its module", diag));
     if (r->launch.shared > 0)
-        SYL_TRY(check(b,
-                      driver->function_set(r->function, CU_FUNCTION_DYNAMIC_SHARED, (int)r->launch.shared),
+        SYL_TRY(check(b, driver->function_set(r->function, CU_FUNCTION_DYNAMIC_SHARED, (int)r->launch.shared),
                       "giving a kernel its shared memory", diag));
     return SYL_OK;
 }
@@ -328,8 +327,7 @@ static syl_status launch(tune_bench *b, const racer *r, int set, bool early, syl
         const tune_buffer *buffer = &b->in.buffers[i];
         p.words[i] = (buffer->shared ? b->common.at : set_at(b, set)) + buffer->at + buffer->offset;
     }
-    if (b->in.cache >= 0)
-        p.words[b->in.cache] = b->views.at + (cu_address)set * sizeof(syl_cuda_kv_view);
+    if (b->in.cache >= 0) p.words[b->in.cache] = b->views.at + (cu_address)set * sizeof(syl_cuda_kv_view);
     return check(b,
                  syl_cuda_launch_kernel(&b->device->driver, b->stream, r->function, &r->launch, &p, b->in.n,
                                         b->workspace.at, &counts, early),
@@ -364,7 +362,8 @@ static syl_status compare(tune_bench *b, tune_verdict *out, syl_diag *diag) {
         const tune_buffer *buffer = &b->in.buffers[i];
         uint64_t n;
         if (!buffer->compared || !buffer->size) continue;
-        SYL_TRY(count_differing(b, buffer, b->memory.at + buffer->at, b->reference.at + buffer->at, diag, &n));
+        SYL_TRY(
+            count_differing(b, buffer, b->memory.at + buffer->at, b->reference.at + buffer->at, diag, &n));
         differing += n;
         of += (buffer->size + 3) / 4;
     }
@@ -384,8 +383,7 @@ static syl_status capture(tune_bench *b, racer *r, syl_diag *diag) {
     syl_status status = SYL_OK;
     for (int i = 0; i < b->calls && status == SYL_OK; i++)
         status = launch(b, r, i % b->sets, i > 0 && b->target.arch >= 90, diag);
-    syl_status ended =
-        check(b, driver->stream_captured(b->stream, &graph), "capturing launches", diag);
+    syl_status ended = check(b, driver->stream_captured(b->stream, &graph), "capturing launches", diag);
     if (status == SYL_OK) status = ended;
     if (status == SYL_OK)
         status = check(b, driver->graph_instantiate(&r->graph, graph, 0), "capturing launches", diag);
@@ -401,8 +399,8 @@ static syl_status replay(tune_bench *b, const racer *r, syl_diag *diag, double *
     SYL_TRY(check(b, driver->graph_launch(r->graph, b->stream), "timing a kernel", diag));
     SYL_TRY(check(b, driver->event_record(b->events[1], b->stream), "timing a kernel", diag));
     SYL_TRY(check(b, driver->event_wait(b->events[1]), "timing a kernel", diag));
-    SYL_TRY(check(b, driver->event_elapsed(&milliseconds, b->events[0], b->events[1]), "timing a kernel",
-                  diag));
+    SYL_TRY(
+        check(b, driver->event_elapsed(&milliseconds, b->events[0], b->events[1]), "timing a kernel", diag));
     *out = 1e-3 * (milliseconds > 1e-6f ? (double)milliseconds : 1e-6) / b->calls;
     return SYL_OK;
 }
@@ -441,8 +439,8 @@ static syl_status choose_calls(tune_bench *b, const racer *r, syl_diag *diag) {
     for (int i = 0; i < LEAST_CALLS; i++) SYL_TRY(launch(b, r, i % b->sets, i > 0, diag));
     SYL_TRY(check(b, driver->event_record(b->events[1], b->stream), "timing a kernel", diag));
     SYL_TRY(check(b, driver->event_wait(b->events[1]), "timing a kernel", diag));
-    SYL_TRY(check(b, driver->event_elapsed(&milliseconds, b->events[0], b->events[1]), "timing a kernel",
-                  diag));
+    SYL_TRY(
+        check(b, driver->event_elapsed(&milliseconds, b->events[0], b->events[1]), "timing a kernel", diag));
     double one = 1e-3 * (double)milliseconds / LEAST_CALLS, most = one > 0 ? MOST_TIMING_S / one : MOST_SETS;
     b->calls = b->sets > LEAST_CALLS ? b->sets : LEAST_CALLS;
     if (b->calls > most) b->calls = most > 2 ? (int)most : 2;
@@ -509,8 +507,7 @@ static syl_status need_unit(const tune_bench *b, syl_diag *diag) {
                    : syl_error(diag, SYL_ERR_tune_request, SYL_NOWHERE, "no kernel was opened for it");
 }
 
-syl_status tune_bench_try(tune_bench *b, const syl_cuda_variant *variant, syl_diag *diag,
-                          tune_verdict *out) {
+syl_status tune_bench_try(tune_bench *b, const syl_cuda_variant *variant, syl_diag *diag, tune_verdict *out) {
     racer *r;
     *out = (tune_verdict){0};
     SYL_TRY(need_unit(b, diag));

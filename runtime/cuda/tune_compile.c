@@ -87,9 +87,9 @@ static syl_status start_threads(tune_compiler *c, int threads, syl_diag *diag) {
     while (c->threads && c->n_threads < threads &&
            pthread_create(&c->threads[c->n_threads], NULL, work, c) == 0)
         c->n_threads++;
-    return c->n_threads ? SYL_OK
-                        : syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE,
-                                    "cannot start threads for compiling");
+    return c->n_threads
+               ? SYL_OK
+               : syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "cannot start threads for compiling");
 }
 
 syl_status tune_compiler_start(const syl_cuda_target *target, const char *cache_dir, int threads,

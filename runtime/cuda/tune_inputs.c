@@ -134,7 +134,8 @@ static void fill_groups(generator *g, kir_codes codes, int64_t groups, unsigned 
     }
 }
 
-static void fill_part(generator *g, const kir_cache *cache, kir_codes codes, unsigned char *at, int64_t size) {
+static void fill_part(generator *g, const kir_cache *cache, kir_codes codes, unsigned char *at,
+                      int64_t size) {
     if (!codes.bits) {
         fill(g, cache->elem, false, at, size / elem_bytes(cache->elem));
         return;
@@ -163,7 +164,8 @@ static void fill_cache(generator *g, const kir_kernel *kernel, tune_inputs *in, 
             memcpy(page, to + (p % KINDS_OF_PAGES) * in->page_bytes, (size_t)in->page_bytes);
     }
     /* pages of the sequences in an order that is not their own */
-    for (int64_t i = 0; i < in->pages; i++) in->table[(i % in->sequences) * stride + i / in->sequences] = (int32_t)i;
+    for (int64_t i = 0; i < in->pages; i++)
+        in->table[(i % in->sequences) * stride + i / in->sequences] = (int32_t)i;
 }
 
 static void fill_indices(generator *g, const tune_inputs *in, const roles *r, int b, int64_t limit,
@@ -348,8 +350,7 @@ syl_status tune_inputs_make(const syl_engine *engine, syl_pool *pool, size_t ker
             return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "the KV cache is too large");
         out->table_at = table.at;
     }
-    for (int b = 0; b < out->n; b++)
-        SYL_TRY(make_buffer(engine, pool, out, &r, b, weights, &g, diag));
+    for (int b = 0; b < out->n; b++) SYL_TRY(make_buffer(engine, pool, out, &r, b, weights, &g, diag));
     return SYL_OK;
 }
 

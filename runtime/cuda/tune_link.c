@@ -108,8 +108,7 @@ static int spawn(tune_link *link, int child_end) {
 
 static bool send_line(tune_link *link, const char *text, size_t n) {
     for (size_t done = 0; done < n;) {
-        ssize_t sent =
-            send(link->fd, text + done, n - done, MSG_NOSIGNAL); /* no signal where nobody reads */
+        ssize_t sent = send(link->fd, text + done, n - done, MSG_NOSIGNAL); /* no signal where nobody reads */
         if (sent < 0 && errno == EINTR) continue;
         if (sent <= 0) return false;
         done += (size_t)sent;
@@ -134,8 +133,7 @@ static char *read_line(tune_link *link, double until, tune_outcome *outcome) {
         if (left <= 0 || link->used == MOST_LINE) return NULL;
         int ready = poll(&fd, 1, left > 1e6 ? 1000000000 : (int)(left * 1000) + 1);
         if (ready == 0 || (ready < 0 && errno == EINTR)) continue;
-        ssize_t got =
-            ready < 0 ? -1 : recv(link->fd, link->buffer + link->used, MOST_LINE - link->used, 0);
+        ssize_t got = ready < 0 ? -1 : recv(link->fd, link->buffer + link->used, MOST_LINE - link->used, 0);
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0) return NULL;
         link->used += (size_t)got;
@@ -203,8 +201,8 @@ static syl_status check_hello(tune_link *link, const char *line, syl_diag *diag)
         if (why) why = syl_arena_strdup(&link->arena, why);
     }
     syl_json_free(&json);
-    return why ? syl_error(diag, SYL_ERR_tune_worker, SYL_NOWHERE, "the process that measures cannot begin: %s",
-                           why)
+    return why ? syl_error(diag, SYL_ERR_tune_worker, SYL_NOWHERE,
+                           "the process that measures cannot begin: %s", why)
                : syl_error(diag, SYL_ERR_tune_worker, SYL_NOWHERE,
                            "the process that measures began with \"%.60s\", expected %.*s", line,
                            (int)expected.n - 1, expected.p);
@@ -246,9 +244,10 @@ static tune_outcome ask_here(tune_link *link, const char *request, int expected,
                              tune_answer *out) {
     const tune_link_options *o = &link->options;
     if (link->dead) {
-        syl_error(diag, SYL_ERR_tune_worker, SYL_NOWHERE,
-                  "a kernel failed, and this process has lost the GPU: measured in a process of its own it would "
-                  "have cost that process alone");
+        syl_error(
+            diag, SYL_ERR_tune_worker, SYL_NOWHERE,
+            "a kernel failed, and this process has lost the GPU: measured in a process of its own it would "
+            "have cost that process alone");
         return TUNE_BROKEN;
     }
     if (!link->worker &&

@@ -175,8 +175,8 @@ syl_status tune_plan_make(tune_plan *out, const syl_tune_options *options, int t
         if (error) {
             char text[128];
             regerror(error, &f.pattern, text, sizeof text);
-            return syl_error(diag, SYL_ERR_tune_kernels, SYL_NOWHERE,
-                             "\"%s\" is no regular expression: %s", options->kernels, text);
+            return syl_error(diag, SYL_ERR_tune_kernels, SYL_NOWHERE, "\"%s\" is no regular expression: %s",
+                             options->kernels, text);
         }
     }
     syl_diag *quiet = syl_diag_create(NULL, NULL);

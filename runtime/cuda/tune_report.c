@@ -12,7 +12,10 @@
 static void limits_of(int arch, int *threads, int *blocks, int64_t *shared) {
     *threads = arch == 75 ? 1024 : arch == 86 || arch == 89 || arch == 120 ? 1536 : 2048;
     *blocks = arch == 75 || arch == 86 ? 16 : arch == 89 || arch == 120 ? 24 : 32;
-    *shared = arch == 75 ? 64 << 10 : arch == 80 ? 164 << 10 : arch == 90 || arch == 100 ? 228 << 10 : 100 << 10;
+    *shared = arch == 75                  ? 64 << 10
+              : arch == 80                ? 164 << 10
+              : arch == 90 || arch == 100 ? 228 << 10
+                                          : 100 << 10;
 }
 
 static int resident(const syl_cuda_target *target, int threads, int64_t registers, int64_t shared) {

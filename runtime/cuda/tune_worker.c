@@ -195,9 +195,9 @@ static syl_status serve(tune_worker *w, int in, int out, syl_diag *diag) {
         else if (!answer.n || !write_all(out, answer.p, answer.n))
             status = syl_error(diag, SYL_ERR_file_write, SYL_NOWHERE, "nobody reads the answers");
         else if (!useful)
-            status = syl_error(diag, SYL_ERR_tune_request, SYL_NOWHERE,
-                               "this process cannot measure any more: %s",
-                               w->error.text ? w->error.text : "it got no request");
+            status =
+                syl_error(diag, SYL_ERR_tune_request, SYL_NOWHERE, "this process cannot measure any more: %s",
+                          w->error.text ? w->error.text : "it got no request");
         syl_arena_free(&arena);
     }
     free(line);

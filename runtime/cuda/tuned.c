@@ -30,15 +30,15 @@ syl_status syl_cuda_tuning_machine(const syl_cuda_properties *gpu, syl_arena *ar
                                    syl_tuning_machine *out) {
     syl_nvrtc_place place;
     SYL_TRY(syl_nvrtc_find(arena, diag, &place));
-    *out = (syl_tuning_machine){.gpu = gpu->name,
-                                .capability = gpu->capability,
-                                .sms = gpu->sms,
-                                .memory_mhz = gpu->memory_mhz,
-                                .driver = driver_text(gpu, arena),
-                                .nvrtc = place.major
-                                             ? syl_arena_printf(arena, "%d.%d", place.major, place.minor)
-                                             : syl_arena_strdup(arena, place.identity),
-                                .library = SYL_VERSION};
+    *out =
+        (syl_tuning_machine){.gpu = gpu->name,
+                             .capability = gpu->capability,
+                             .sms = gpu->sms,
+                             .memory_mhz = gpu->memory_mhz,
+                             .driver = driver_text(gpu, arena),
+                             .nvrtc = place.major ? syl_arena_printf(arena, "%d.%d", place.major, place.minor)
+                                                  : syl_arena_strdup(arena, place.identity),
+                             .library = SYL_VERSION};
     return SYL_OK;
 }
 
