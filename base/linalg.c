@@ -7,6 +7,7 @@
 #include <cblas.h>
 #include <lapacke.h>
 #include <limits.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -101,13 +102,23 @@ syl_linalg_status syl_linalg_full_svd(const double *a, int64_t m, int64_t n, int
     return status;
 }
 
+/* The directions from which the range is sought: other[n, l], random signs but for the first `rank` columns, which
+ * are the rows of v[rank, n] where there is a v. They are made as long as the signs are. */
+static void make_directions(const double *v, int64_t rank, int64_t n, int64_t l, uint64_t seed,
+                            double *other) {
+    double length = sqrt((double)n);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t r = 0; r < l; r++)
+            other[i * l + r] =
+                v && r < rank ? v[r * n + i] * length : syl_random_sign(seed, (uint64_t)(i * l + r));
+}
+
 /* basis[m, l]: orthonormal, and its span nearly that of the leading l left singular vectors of a. */
-static syl_linalg_status find_range(const double *a, int64_t m, int64_t n, int64_t l, uint64_t seed,
+static syl_linalg_status find_range(const double *a, int64_t m, int64_t n, int64_t l, int iterations,
                                     double *basis, double *other, double *tau) {
-    for (int64_t i = 0; i < n * l; i++) other[i] = syl_random_sign(seed, (uint64_t)i);
     apply(a, m, n, false, other, l, basis);
     syl_linalg_status status = orthonormalize(basis, m, l, tau);
-    for (int i = 0; status == SYL_LINALG_OK && i < SYL_LINALG_ITERATIONS; i++) {
+    for (int i = 0; status == SYL_LINALG_OK && i < iterations; i++) {
         apply(a, m, n, true, basis, l, other);
         status = orthonormalize(other, n, l, tau);
         if (status != SYL_LINALG_OK) break;
@@ -117,8 +128,9 @@ static syl_linalg_status find_range(const double *a, int64_t m, int64_t n, int64
     return status;
 }
 
-syl_linalg_status syl_linalg_truncated_svd(const double *a, int64_t m, int64_t n, int64_t rank, uint64_t seed,
-                                           double *u, double *v, double *s) {
+/* known: v holds directions to start from. */
+static syl_linalg_status truncated_svd(const double *a, int64_t m, int64_t n, int64_t rank, uint64_t seed,
+                                       bool known, double *u, double *v, double *s) {
     int64_t l = rank + SYL_LINALG_OVERSAMPLING;
     if (m > INT_MAX || n > INT_MAX) return SYL_LINALG_SIZE;
     if (m / 4 < l || n / 4 < l) return syl_linalg_full_svd(a, m, n, rank, u, v, s);
@@ -126,7 +138,12 @@ syl_linalg_status syl_linalg_truncated_svd(const double *a, int64_t m, int64_t n
     double *basis = matrix(m, l), *other = matrix(n, l), *tau = matrix(l, 1), *small = matrix(l, n),
            *left = matrix(l, l), *right = matrix(l, n), *values = matrix(l, 1);
     bool room = basis && other && tau && small && left && right && values;
-    syl_linalg_status status = room ? find_range(a, m, n, l, seed, basis, other, tau) : SYL_LINALG_NO_MEMORY;
+    syl_linalg_status status = room ? SYL_LINALG_OK : SYL_LINALG_NO_MEMORY;
+    if (status == SYL_LINALG_OK) {
+        make_directions(known ? v : NULL, rank, n, l, seed, other);
+        int iterations = known ? 0 : SYL_LINALG_ITERATIONS;
+        status = find_range(a, m, n, l, iterations, basis, other, tau);
+    }
     if (status == SYL_LINALG_OK) {
         cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)l, (int)n, (int)m, 1, basis, (int)l, a,
                     (int)n, 0, small, (int)n);
@@ -143,4 +160,14 @@ syl_linalg_status syl_linalg_truncated_svd(const double *a, int64_t m, int64_t n
     }
     free(basis), free(other), free(tau), free(small), free(left), free(right), free(values);
     return status;
+}
+
+syl_linalg_status syl_linalg_truncated_svd(const double *a, int64_t m, int64_t n, int64_t rank, uint64_t seed,
+                                           double *u, double *v, double *s) {
+    return truncated_svd(a, m, n, rank, seed, false, u, v, s);
+}
+
+syl_linalg_status syl_linalg_refine_svd(const double *a, int64_t m, int64_t n, int64_t rank, uint64_t seed,
+                                        double *u, double *v, double *s) {
+    return truncated_svd(a, m, n, rank, seed, true, u, v, s);
 }

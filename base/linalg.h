@@ -29,6 +29,10 @@ void syl_linalg_multiply_add(int64_t m, int64_t n, int64_t k, double alpha, cons
 enum { SYL_LINALG_OVERSAMPLING = 16, SYL_LINALG_ITERATIONS = 12 };
 syl_linalg_status syl_linalg_truncated_svd(const double *a, int64_t m, int64_t n, int64_t rank, uint64_t seed,
                                            double *u, double *v, double *s);
+/* The same where v[rank, n] holds right singular vectors of a matrix near a: the range is that of a v, without iterations. Made for matrices
+ * that change a little from one call to the next. */
+syl_linalg_status syl_linalg_refine_svd(const double *a, int64_t m, int64_t n, int64_t rank, uint64_t seed,
+                                        double *u, double *v, double *s);
 /* The same by the whole decomposition, whatever the size. */
 syl_linalg_status syl_linalg_full_svd(const double *a, int64_t m, int64_t n, int64_t rank, double *u,
                                       double *v, double *s);

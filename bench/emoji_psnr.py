@@ -5,7 +5,7 @@ spread evenly, 25 Euler steps, guidance 1.5 (mean over pictures, and the worst o
     emoji_psnr.py SYL [ARTIFACT | RECIPE ...] [--pictures N] [--steps N] [--reference REF.npz] [--at-least DB]
 
 A word that is no file is a recipe: examples/emoji-dit is compiled with it. Default: f32 and w8a8. --reference: where the pictures of NumPy are
-kept (made if they are missing; takes minutes). --at-least: exit code 1 where an artifact's mean is below."""
+kept (made if they are missing; takes minutes), or those that bench/emoji_torch.py made. --at-least: exit code 1 where an artifact's mean is below."""
 import argparse
 import pathlib
 import subprocess
@@ -21,18 +21,19 @@ import emoji_dit  # noqa: E402
 
 
 def velocity_of(syl, artifact, folder):
-    """(x, t, y) -> velocity, by `syl run`."""
+    """(patches, t, y) -> velocity in patches, by `syl run`, which takes and gives pictures."""
     def save(name, array):
         np.save(folder / name, array)
         return ["--input", f"{name}=@{folder / name}.npy"]
 
     def velocity(x, t, y):
         b = len(x)
-        options = save("x", np.ascontiguousarray(x, np.float32).reshape(-1, 12)) + save("t", t) + save("class", y)
+        pictures = np.ascontiguousarray(emoji_dit.unpatchify(x).reshape(b, -1), np.float32)
+        options = save("x", pictures) + save("t", t) + save("class", y)
         options += save("sample", np.repeat(np.arange(b, dtype=np.int32), emoji_dit.TOKENS))
         options += save("place", np.tile(np.arange(emoji_dit.TOKENS, dtype=np.int32), b))
         subprocess.run([syl, "run", artifact, *options, "--output", f"v=@{folder / 'v.npy'}", "--quiet"], check=True)
-        return np.load(folder / "v.npy").reshape(b, emoji_dit.TOKENS, 12)
+        return emoji_dit.patchify(np.load(folder / "v.npy").reshape(b, 3, 32, 32))
 
     return velocity
 

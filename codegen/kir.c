@@ -38,6 +38,8 @@ static kir_type type_of(const kir_kernel *kernel, const kir_inst *inst) {
     case KIR_load_row:
     case KIR_load_col:
     case KIR_load_at:
+    case KIR_load_patch:
+    case KIR_load_picture:
         return register_type(kernel->buffers.p[inst->buffer].elem);
     case KIR_table:
     case KIR_to_f64:
@@ -255,6 +257,8 @@ static bool uses_buffer(kir_op op) {
     case KIR_load_row:
     case KIR_load_col:
     case KIR_load_at:
+    case KIR_load_patch:
+    case KIR_load_picture:
     case KIR_store:
     case KIR_store_row:
     case KIR_append_k:
@@ -288,6 +292,19 @@ static bool shape_fits(kir_op op, kir_shape shape) {
     }
 }
 
+/* The buffer holds pictures, or their patches, and the kernel's columns are the other. */
+static bool pictures_fit(const kir_kernel *kernel, const kir_inst *inst) {
+    const kir_pictures *p = &inst->pictures;
+    const kir_buffer *buffer = &kernel->buffers.p[inst->buffer];
+    if (p->channels < 1 || p->patch < 1 || p->height < 1 || p->width < 1 || p->height % p->patch ||
+        p->width % p->patch)
+        return false;
+    int64_t picture = p->channels * p->height * p->width, patch = p->channels * p->patch * p->patch,
+            cols = kernel->kind == KIR_GEMM ? kernel->gemm.n : kernel->cols;
+    return inst->op == KIR_load_patch ? buffer->cols == picture && cols == patch
+                                      : buffer->cols == patch && cols == picture;
+}
+
 syl_status kir_verify(const kir_kernel *kernel, syl_diag *diag) {
     int n_buffers = (int)kernel->buffers.n;
     for (int i = 0; i < (int)kernel->body.n; i++) {
@@ -306,6 +323,8 @@ syl_status kir_verify(const kir_kernel *kernel, syl_diag *diag) {
             if (!shape_fits(inst->op, kernel->buffers.p[inst->buffer].shape))
                 return broken(diag, kernel, "buffer of the wrong shape", i);
         }
+        if ((inst->op == KIR_load_patch || inst->op == KIR_load_picture) && !pictures_fit(kernel, inst))
+            return broken(diag, kernel, "pictures of other sizes", i);
         if ((inst->op == KIR_store || inst->op == KIR_store_row) && !kernel->buffers.p[inst->buffer].written)
             return broken(diag, kernel, "store to a read-only buffer", i);
         if (inst->op == KIR_project &&
@@ -388,6 +407,10 @@ static void print_inst(const kir_kernel *kernel, int index, syl_text *out) {
     if (inst->op == KIR_rope)
         syl_text_printf(out, " heads %d dims %d %s", inst->heads, inst->dims,
                         inst->interleaved ? "interleaved" : "half");
+    if (inst->op == KIR_load_patch || inst->op == KIR_load_picture)
+        syl_text_printf(out, " of %lldx%lldx%lld by %lld", (long long)inst->pictures.channels,
+                        (long long)inst->pictures.height, (long long)inst->pictures.width,
+                        (long long)inst->pictures.patch);
     if (info->role != KIR_NONE)
         syl_text_printf(out, " : %s %s", type_names[inst->type], role_names[inst->role]);
     syl_text_printf(out, "\n");

@@ -62,6 +62,13 @@ typedef struct kir_buffer {
     bool written;
 } kir_buffer;
 
+/* Pictures of channels x height x width elements in that order, cut into squares of patch x patch: n = (height / patch) (width / patch)
+ * of them, row by row. Element e of patch p, e = [channel, row, column], is the pixel [channel, p / across * patch + row, p mod across *
+ * patch + column], across = width / patch. */
+typedef struct kir_pictures {
+    int64_t channels, height, width, patch;
+} kir_pictures;
+
 typedef struct kir_inst {
     kir_op op;
     kir_type type;          /* of the result register */
@@ -76,6 +83,7 @@ typedef struct kir_inst {
     bool transpose;
     int heads, dims; /* rope; head_norm: heads */
     bool interleaved;
+    kir_pictures pictures; /* load_patch, load_picture */
 } kir_inst;
 
 typedef struct kir_table {

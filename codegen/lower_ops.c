@@ -185,6 +185,19 @@ static syl_status lower_rows_of(lower_ctx *ctx, const syl_op *op, const syl_valu
         kir_emit(ctx->arena, ctx->kernel, (kir_inst){.op = KIR_load_at, .args = {row}, .buffer = buffer}));
 }
 
+/* Patches of pictures, and back: an element-wise load at another place. */
+static syl_status lower_pictures(lower_ctx *ctx, const syl_op *op, kir_op load) {
+    const syl_value *x = syl_operand(op, 0);
+    lower_place place;
+    SYL_TRY(set_cols(ctx, op, lower_cols(&syl_result(op)->type)));
+    SYL_TRY(lower_find_place(ctx, x, &place));
+    kir_inst inst = {.op = load,
+                     .buffer = lower_matrix(ctx, &place, lower_cols(&x->type), false),
+                     .pictures = {syl_attr_int(op, "channels"), syl_attr_int(op, "height"),
+                                  syl_attr_int(op, "width"), syl_attr_int(op, "patch")}};
+    return finish(ctx, op, kir_emit(ctx->arena, ctx->kernel, inst));
+}
+
 static syl_status lower_rope_table(lower_ctx *ctx, const syl_op *op) {
     int pos;
     int64_t dims = syl_attr_int(op, "dims"), half = dims / 2;
@@ -452,6 +465,10 @@ syl_status lower_op(lower_ctx *ctx, const syl_op *op) {
         return lower_rows_of(ctx, op, syl_operand(op, 1), syl_operand(op, 0));
     case SYL_OP_take:
         return lower_rows_of(ctx, op, syl_operand(op, 0), syl_operand(op, 1));
+    case SYL_OP_patchify:
+        return lower_pictures(ctx, op, KIR_load_patch);
+    case SYL_OP_unpatchify:
+        return lower_pictures(ctx, op, KIR_load_picture);
     case SYL_OP_rope_table:
         return lower_rope_table(ctx, op);
     case SYL_OP_rope:

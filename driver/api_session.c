@@ -132,9 +132,31 @@ syl_status syl_session_copy_rate(syl_session *session, double *out) {
 syl_status syl_session_wait(syl_session *session) {
     api_call call;
     SYL_TRY(api_begin(&call, session ? session->instance : NULL));
-    syl_status status = SYL_OK; /* a function's results have been fetched */
-    if (session->lm.context) status = syl_context_wait(session->lm.context, call.diag);
-    return api_end(&call, status);
+    return api_end(&call, session->function ? syl_function_wait(session->function, call.diag)
+                                            : syl_context_wait(session->lm.context, call.diag));
+}
+
+/* ---- on a GPU ---- */
+
+syl_status syl_session_set_stream(syl_session *session, void *stream) {
+    api_call call;
+    SYL_TRY(api_begin(&call, session ? session->instance : NULL));
+    return api_end(&call, session->function ? syl_function_stream(session->function, stream, call.diag)
+                                            : syl_context_stream(session->lm.context, stream, call.diag));
+}
+
+syl_status syl_session_keep_on_device(syl_session *session, int keep) {
+    api_call call;
+    SYL_TRY(api_begin(&call, session ? session->instance : NULL));
+    if (!session->function)
+        return api_end(&call, api_bad(&call, __func__, "a language model's logits are on the device anyway"));
+    session->called = false;
+    return api_end(&call, syl_function_stay(session->function, keep != 0, call.diag));
+}
+
+const void *syl_session_device_logits(const syl_session *session, size_t row) {
+    if (!session || row >= session->n_rows) return NULL;
+    return (const void *)(uintptr_t)syl_context_device_logits(session->lm.context, (int64_t)row);
 }
 
 /* ---- functions of tensors ---- */
@@ -152,7 +174,8 @@ static syl_status input_of(const api_call *call, const syl_function *function, c
         names[i] = syl_function_input_name(function, i);
         if (strcmp(names[i], tensor->name) != 0 || given[i]) continue;
         given[i] = true;
-        arrays[i] = (syl_array){.rank = tensor->rank, .data = tensor->data};
+        arrays[i] =
+            (syl_array){.rank = tensor->rank, .data = tensor->data, .on_device = tensor->on_device != 0};
         bool is_f32 = strcmp(tensor->element, "f32") == 0;
         arrays[i].dtype = is_f32 ? SYL_f32 : SYL_i32;
         if (!is_f32 && strcmp(tensor->element, "i32") != 0) {
@@ -215,7 +238,8 @@ syl_status syl_session_output(const syl_session *session, size_t index, syl_tens
     syl_tensor tensor = {.name = syl_function_output_name(session->function, (int)index),
                          .element = syl_dtypes[array.dtype].name,
                          .rank = array.rank,
-                         .data = array.data};
+                         .data = array.data,
+                         .on_device = array.on_device};
     memcpy(tensor.dims, array.dims, sizeof array.dims);
     api_give(out, &tensor, sizeof tensor);
     return SYL_OK;

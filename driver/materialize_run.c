@@ -89,9 +89,9 @@ static int64_t extra_bytes(const mat_node *node, int64_t rows) {
         const mat_node *input = node->inputs[i];
         int64_t input_rows = input->rows < rows ? input->rows : rows, block = 0;
         switch (node->op->code) {
-        case SYL_OP_low_rank_split: /* W and the work of the decomposition; U and D are small */
+        case SYL_OP_low_rank_split: /* W, R and the work of the decomposition; U and D are small */
             input_rows = input->rows;
-            block = 3 * matrix_bytes(input->rows, input->cols);
+            block = (syl_attr_int(node->op, "rounds") > 0 ? 4 : 3) * matrix_bytes(input->rows, input->cols);
             break;
         case SYL_OP_scale:
             block = i == 1 ? matrix_bytes(input->rows, 1) : 0;

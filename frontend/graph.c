@@ -217,7 +217,8 @@ static const char *const *keys_of(reader *r, syl_opcode code) {
 }
 
 static bool needs_type(syl_opcode code) {
-    return code == SYL_OP_weight || code == SYL_OP_cast || code == SYL_OP_quantize;
+    return code == SYL_OP_weight || code == SYL_OP_cast || code == SYL_OP_quantize ||
+           code == SYL_OP_patchify || code == SYL_OP_unpatchify;
 }
 
 /* Sets the result's type: inferred, or declared where the op leaves a choice. */

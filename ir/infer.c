@@ -300,6 +300,27 @@ static syl_status infer_concat(const syl_op *op, syl_diag *diag, syl_type *out) 
     return SYL_OK;
 }
 
+/* Rounds need the type that they alternate with; without rounds it would say nothing. */
+static syl_status check_rounds(const syl_op *op, syl_diag *diag, const syl_type *w) {
+    int64_t rounds = syl_attr_int(op, "rounds");
+    const char *name = syl_attr_str(op, "scheme");
+    if (rounds < 0 || rounds > SYL_SPLIT_MAX_ROUNDS)
+        return FAIL(op, diag, attribute, "low_rank_split: rounds is %lld, expected 0 to %d",
+                    (long long)rounds, SYL_SPLIT_MAX_ROUNDS);
+    if (rounds == 0) {
+        if (!*name && !syl_attr_get(op, "clip")) return SYL_OK;
+        return FAIL(op, diag, attribute, "low_rank_split: 'scheme' and 'clip' are for splits with rounds");
+    }
+    syl_dtype scheme = syl_dtype_of(name);
+    if (scheme == SYL_DTYPE_COUNT || !syl_is_weight_scheme(scheme))
+        return FAIL(op, diag, attribute,
+                    "low_rank_split: scheme is '%s', expected the type of a weight's codes", name);
+    if (!syl_row_fits(scheme, w->dims[1].size))
+        return FAIL(op, diag, shape, "low_rank_split: rows of %lld elements do not fit scheme %s",
+                    (long long)w->dims[1].size, name);
+    return SYL_OK;
+}
+
 static syl_status infer_low_rank_split(const syl_op *op, syl_diag *diag, syl_type *out) {
     const syl_type *w = type_in(op, 0);
     if (!is_real(w) || w->rank != 2) return bad_operand(op, diag, 0, "a real matrix");
@@ -308,6 +329,7 @@ static syl_status infer_low_rank_split(const syl_op *op, syl_diag *diag, syl_typ
     if (rank < 1 || rank > w->dims[0].size || rank > w->dims[1].size)
         return FAIL(op, diag, attribute, "low_rank_split: rank is %lld, expected 1 to the smaller size of %s",
                     (long long)rank, text_of(w).s);
+    SYL_TRY(check_rounds(op, diag, w));
     out[0] = syl_tensor2(SYL_real, w->dims[0], syl_size(rank));
     out[1] = syl_tensor2(SYL_real, syl_size(rank), w->dims[1]);
     out[2] = *w;
@@ -605,6 +627,86 @@ static syl_status infer_full_attention(const syl_op *op, syl_diag *diag, syl_typ
     *out = *type_in(op, 0);
     out->dtype = SYL_f32;
     return SYL_OK;
+}
+
+/* Sizes of patchify's two sides: a picture's elements, a patch's, patches of a picture. */
+typedef struct patch_sizes {
+    int64_t picture, patch, count;
+} patch_sizes;
+
+static syl_status find_patch_sizes(const syl_op *op, syl_diag *diag, patch_sizes *out) {
+    int64_t channels = syl_attr_int(op, "channels"), height = syl_attr_int(op, "height"),
+            width = syl_attr_int(op, "width"), patch = syl_attr_int(op, "patch"),
+            sizes[] = {channels, height, width, patch};
+    for (int i = 0; i < 4; i++)
+        if (sizes[i] < 1 || sizes[i] > SYL_PICTURE_MAX)
+            return FAIL(
+                op, diag, attribute,
+                "%s: channels, height, width and patch are %lld, %lld, %lld and %lld, expected 1 to %d each",
+                name_of(op), (long long)channels, (long long)height, (long long)width, (long long)patch,
+                SYL_PICTURE_MAX);
+    if (height % patch || width % patch)
+        return FAIL(op, diag, attribute, "%s: squares of %lld do not fill %lld x %lld", name_of(op),
+                    (long long)patch, (long long)height, (long long)width);
+    if (channels * height * width > SYL_PICTURE_MAX_ELEMENTS) /* at most 2^48 */
+        return FAIL(op, diag, attribute, "%s: a picture has %lld elements, expected at most %d", name_of(op),
+                    (long long)(channels * height * width), SYL_PICTURE_MAX_ELEMENTS);
+    *out =
+        (patch_sizes){channels * height * width, channels * patch * patch, height / patch * (width / patch)};
+    return SYL_OK;
+}
+
+static bool is_argument_symbol(const syl_op *op, syl_dim dim) {
+    const syl_func *func = op->parent ? op->parent->func : NULL;
+    for (int i = 0; func && i < func->n_args; i++)
+        for (int k = 0; k < func->args[i].type.rank; k++)
+            if (syl_dim_equal(func->args[i].type.dims[k], dim)) return true;
+    return false;
+}
+
+/* The rows of the result are as declared: nothing else says which symbol they are. What can be checked here is: fixed numbers, or two
+ * symbols that arguments bind. */
+static syl_status declared_rows(const syl_op *op, syl_diag *diag, int64_t times, bool cuts, syl_dim *out) {
+    const syl_type *declared = &op->results[0].type;
+    if (declared->kind != SYL_TENSOR || declared->rank != 2)
+        return FAIL(op, diag, shape, "%s: the result must be declared as a matrix", name_of(op));
+    syl_dim from = type_in(op, 0)->dims[0], to = declared->dims[0], pictures = cuts ? from : to,
+            patches = cuts ? to : from;
+    bool fits = pictures.symbol && patches.symbol
+                    ? !syl_dim_equal(pictures, patches) || times == 1
+                    : !pictures.symbol && !patches.symbol && pictures.size <= INT64_MAX / times &&
+                          pictures.size * times == patches.size;
+    if (!fits)
+        return FAIL(op, diag, shape, "%s: %s to %s: the rows of patches are %lld times those of pictures",
+                    name_of(op), text_of(type_in(op, 0)).s, text_of(declared).s, (long long)times);
+    if (to.symbol && !is_argument_symbol(op, to))
+        return FAIL(op, diag, shape, "%s: the rows of %s are declared, but no argument has %s", name_of(op),
+                    text_of(declared).s, to.symbol);
+    *out = to;
+    return SYL_OK;
+}
+
+static syl_status infer_patches(const syl_op *op, syl_diag *diag, bool cuts, syl_type *out) {
+    patch_sizes sizes;
+    syl_dim rows;
+    SYL_TRY(need_float(op, diag, 0, 2));
+    SYL_TRY(find_patch_sizes(op, diag, &sizes));
+    int64_t cols = cuts ? sizes.picture : sizes.patch;
+    syl_dim given = type_in(op, 0)->dims[1];
+    if (given.symbol || given.size != cols)
+        return FAIL(op, diag, shape, "%s: rows of %s are not %lld elements, a %s", name_of(op),
+                    text_of(type_in(op, 0)).s, (long long)cols, cuts ? "picture" : "patch");
+    SYL_TRY(declared_rows(op, diag, sizes.count, cuts, &rows));
+    *out = syl_tensor2(SYL_f32, rows, syl_size(cuts ? sizes.patch : sizes.picture));
+    return SYL_OK;
+}
+
+static syl_status infer_patchify(const syl_op *op, syl_diag *diag, syl_type *out) {
+    return infer_patches(op, diag, true, out);
+}
+
+static syl_status infer_unpatchify(const syl_op *op, syl_diag *diag, syl_type *out) {
+    return infer_patches(op, diag, false, out);
 }
 
 /* ---- structure ---- */

@@ -46,6 +46,12 @@ extern const syl_dtype_info syl_dtypes[SYL_DTYPE_COUNT];
 
 enum { SYL_GROUP_SCALE_MAX = 16, SYL_GROUP_ZERO_MAX = 15 }; /* s and z of two-level types */
 
+enum {
+    SYL_PICTURE_MAX = 1 << 16,
+    SYL_PICTURE_MAX_ELEMENTS = 1 << 28
+}; /* sides and channels, and elements, of patchify's pictures */
+enum { SYL_SPLIT_MAX_ROUNDS = 1000 }; /* of low_rank_split */
+
 /* QUANT types of weights, as against those that activations get at run time. */
 static inline bool syl_is_weight_scheme(syl_dtype dtype) {
     return syl_dtypes[dtype].granularity >= SYL_GRANULARITY_CHANNEL;

@@ -15,7 +15,7 @@
  * three kinds, else it is the root of a new one. So nothing is computed twice, no value but the root's leaves
  * a region, and a region can stand where its root stood. GEMM       one linear, then elementwise ops on
  * results of its shape (residual, activation) and rows picked by an index (a gate of each sample): the epilogue row-wise   ops whose row i needs rows i only:
- * norms, gates, rotations, quantize, rope, and one embedding or take, first, to read rows from; kv_append may
+ * norms, gates, rotations, quantize, rope, and one embedding or take (patchify, unpatchify), first, to read rows from; kv_append may
  * be the root alone      attention, rope_table (read by every layer), and what is none of the above Slices
  * along the last axis are views: each region that reads one gets its own copy of the op, and none is left
  * outside. What depends on weights only (the weight side) stays outside too: it is materialized.
@@ -78,11 +78,20 @@ static bool is_rowwise(const syl_op *op) {
         return along_last_axis(op);
     case SYL_OP_embedding:
     case SYL_OP_take:
+    case SYL_OP_patchify:
+    case SYL_OP_unpatchify:
     case SYL_OP_kv_append:
         return true;
     default:
         return syl_op_has(op, SYL_TRAIT_ROWWISE);
     }
+}
+
+/* Elements picked from a matrix that stands outside of the region (readers_agree sees to it): rows by an index, patches and pictures by
+ * their place. It may stand in an epilogue too, and what it reads may be a view. */
+static bool is_gather(const syl_op *op) {
+    return op->code == SYL_OP_take || op->code == SYL_OP_embedding || op->code == SYL_OP_patchify ||
+           op->code == SYL_OP_unpatchify;
 }
 
 static bool is_weight_side(const fuser *f, const syl_op *op) {
@@ -175,9 +184,8 @@ static bool readers_agree(const fuser *f, const syl_value *value, region **r) {
         if (n->role == ROLE_VIEW) return false; /* what is sliced has a place */
         /* These read other rows than they make, or all of them; a projection stands in a region that has all of the row. */
         bool projects = n->region && is_projection_of(n->region, user) && use->index == 0;
-        if (!projects &&
-            (user->code == SYL_OP_linear || user->code == SYL_OP_take || user->code == SYL_OP_embedding ||
-             user->code == SYL_OP_attention || user->code == SYL_OP_full_attention))
+        if (!projects && (user->code == SYL_OP_linear || is_gather(user) || user->code == SYL_OP_attention ||
+                          user->code == SYL_OP_full_attention))
             return false;
         if (*r && n->region != *r) return false;
         *r = n->region;
@@ -189,12 +197,6 @@ static bool reads_views(const fuser *f, const syl_op *op) {
     for (int i = 0; i < op->n_operands; i++)
         if (is_view_value(f, syl_operand(op, i))) return true;
     return false;
-}
-
-/* Rows picked from a matrix that stands outside of the region (readers_agree sees to it), element by element: it may stand
- * in an epilogue too, and what it reads may be a view. */
-static bool is_gather(const syl_op *op) {
-    return op->code == SYL_OP_take || op->code == SYL_OP_embedding;
 }
 
 static bool fits_epilogue(const fuser *f, const syl_op *op) {

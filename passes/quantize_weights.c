@@ -31,18 +31,6 @@ static bool is_any(const syl_op *linear, void *unused) {
     return true;
 }
 
-/* The type for rows of `cols` elements that option `scheme` stands for. */
-static syl_dtype scheme_for(syl_pass_ctx *ctx, int64_t cols) {
-    const char *word = syl_pass_option_str(ctx, "scheme");
-    syl_dtype named = syl_dtype_of(word); /* not a family of group sizes */
-    if (named != SYL_DTYPE_COUNT) return named;
-    bool wide = cols >= 2048 && cols % 128 == 0;
-    if (strcmp(syl_pass_option_str(ctx, "group"), "auto") != 0)
-        wide = *syl_pass_option_str(ctx, "group") == '1';
-    if (strcmp(word, "int4_two_level") == 0) return wide ? SYL_int4_two_level_g128 : SYL_int4_two_level_g64;
-    return wide ? SYL_int4_group128 : SYL_int4_group64;
-}
-
 /* The linears that read the weight, or the heads among them, read its codes. */
 static void quantize(syl_pass_ctx *ctx, syl_op *linear, syl_dtype scheme, bool heads_only) {
     syl_value *weight = syl_operand(linear, 1);
@@ -98,7 +86,7 @@ syl_status syl_pass_quantize_weights(syl_pass_ctx *ctx) {
             else
                 quantize(ctx, linear,
                          is_head(linear) ? syl_dtype_of(head)
-                                         : scheme_for(ctx, syl_operand(linear, 1)->type.dims[1].size),
+                                         : syl_weight_scheme(ctx, syl_operand(linear, 1)->type.dims[1].size),
                          !alone);
         }
     }

@@ -57,6 +57,17 @@ const char *syl_weight_name(const syl_value *value) {
     return *name ? name : "?";
 }
 
+syl_dtype syl_weight_scheme(syl_pass_ctx *ctx, int64_t cols) {
+    const char *word = syl_pass_option_str(ctx, "scheme");
+    syl_dtype named = syl_dtype_of(word); /* not a family of group sizes */
+    if (named != SYL_DTYPE_COUNT) return named;
+    bool wide = cols >= 2048 && cols % 128 == 0;
+    if (strcmp(syl_pass_option_str(ctx, "group"), "auto") != 0)
+        wide = *syl_pass_option_str(ctx, "group") == '1';
+    if (strcmp(word, "int4_two_level") == 0) return wide ? SYL_int4_two_level_g128 : SYL_int4_two_level_g64;
+    return wide ? SYL_int4_group128 : SYL_int4_group64;
+}
+
 bool syl_weight_is_rotated(const syl_value *value, int axis) {
     for (const syl_op *op = value->def; op && op->n_operands > 0; op = syl_operand(op, 0)->def)
         if (op->code == SYL_OP_hadamard && syl_attr_int(op, "axis") == axis) return true;

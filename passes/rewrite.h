@@ -39,6 +39,9 @@ bool syl_weight_only_of(const syl_value *weight, bool (*member)(const syl_op *li
 bool syl_is_branch(const syl_value *weight);
 /* The checkpoint name of the first `weight` below a weight-side expression, for remarks. */
 const char *syl_weight_name(const syl_value *value);
+/* The type that the options `scheme` and `group` of quantize-weights and split-low-rank stand for, for rows of
+ * `cols` elements (which it may not fit: syl_row_fits). */
+syl_dtype syl_weight_scheme(syl_pass_ctx *ctx, int64_t cols);
 /* True if a hadamard along `axis` stands on the way from a weight-side value to its first weight. */
 bool syl_weight_is_rotated(const syl_value *value, int axis);
 

@@ -9,6 +9,9 @@
  *
  * The rows of D are orthonormal, so t is no larger than x. The quantize passes behind see the linear with %r only: U and D are
  * for round-weights, which casts them to bf16 without loss (option `round`; none keeps them exact, for tests).
+ * With option `rounds` the split alternates with the quantizer (ir/ref/low_rank.c). Options scheme, group and clip
+ * say which one: those that quantize-weights has further down the pipeline; others would only cost accuracy.
+ *
  * The pass stands behind the rotations and group: what is split is the weight that will be quantized, and
  * grouped linears share one D. Weights that quantize-weights would leave alone are left: those of heads, and those
  * that something else than linears reads. */
@@ -43,6 +46,17 @@ static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
+/* The quantizer that the split alternates with; rows that do not fit the scheme become int8_channel, as in quantize-weights. */
+static void add_rounds(syl_pass_ctx *ctx, syl_op *op, int64_t cols) {
+    int64_t rounds = syl_pass_option_int(ctx, "rounds");
+    if (rounds == 0) return;
+    syl_dtype scheme = syl_weight_scheme(ctx, cols);
+    if (!syl_row_fits(scheme, cols)) scheme = SYL_int8_channel;
+    syl_attr_set_int(ctx->module, op, "rounds", rounds);
+    syl_attr_set_str(ctx->module, op, "scheme", syl_dtypes[scheme].name);
+    if (syl_pass_option_str(ctx, "clip")[0] == 'm') syl_attr_set_enum(ctx->module, op, "clip", "mse");
+}
+
 /* The split of a weight, made at its first reader, which stands above all others. */
 static syl_op *split(syl_pass_ctx *ctx, syl_op *linear) {
     syl_value *weight = syl_operand(linear, 1);
@@ -56,6 +70,7 @@ static syl_op *split(syl_pass_ctx *ctx, syl_op *linear) {
     syl_op *op = syl_build_op(&b, SYL_OP_low_rank_split, 1, &weight, 3, types);
     syl_attr_set_int(ctx->module, op, "rank", rank);
     if (syl_pass_option_str(ctx, "round")[0] == 'b') syl_attr_set_enum(ctx->module, op, "round", "bf16");
+    add_rounds(ctx, op, cols.size);
     syl_pass_count(ctx, "weights", 1);
     return op;
 }
@@ -81,6 +96,9 @@ syl_status syl_pass_split_low_rank(syl_pass_ctx *ctx) {
     if (syl_pass_option_int(ctx, "rank") < 1)
         return syl_error(ctx->diag, SYL_ERR_pass_option, SYL_NOWHERE,
                          "split-low-rank: the rank must be at least 1");
+    if (syl_pass_option_int(ctx, "rounds") > SYL_SPLIT_MAX_ROUNDS)
+        return syl_error(ctx->diag, SYL_ERR_pass_option, SYL_NOWHERE,
+                         "split-low-rank: rounds must be at most %d", SYL_SPLIT_MAX_ROUNDS);
     for (syl_func *func = ctx->module->funcs; func; func = func->next) {
         syl_op_list ops = syl_block_ops(ctx->scratch, func->body);
         /* Which ones is decided before any is changed: a weight that two linears share is split for both. */

@@ -65,6 +65,14 @@ struct syl_backend {
     syl_status (*choose_begin)(syl_runner *runner, const syl_sampling *sampling, syl_diag *diag);
     syl_status (*chosen)(syl_runner *runner, syl_diag *diag, int32_t *id); /* error: sample-logits */
 
+    /* For programs that work on the same device (docs/api.md); NULL where there is none. The stream of the runner's work, NULL: its own;
+     * argument `i` of the next run from the device's memory, behind reserve, in the order of the stream; where result `i` lies; and bytes of
+     * the device's memory as they are behind the work in the stream. */
+    syl_status (*device_stream)(syl_runner *runner, void *stream, syl_diag *diag);
+    syl_status (*device_input)(syl_runner *runner, int i, uint64_t address, size_t size, syl_diag *diag);
+    uint64_t (*device_output)(syl_runner *runner, int i);
+    syl_status (*device_read)(syl_runner *runner, uint64_t address, size_t size, void *to, syl_diag *diag);
+
     /* Bytes a second, read and written together, that a copy in the device's memory reaches. */
     syl_status (*copy_rate)(syl_runner *runner, syl_diag *diag, double *out);
     size_t (*bytes)(const syl_runner *runner); /* memory of its buffers and its cache's pages */

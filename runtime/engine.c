@@ -119,6 +119,11 @@ void syl_engine_destroy(syl_engine *engine) {
     free(engine);
 }
 
+void syl_engine_rows(const syl_engine *engine, int64_t tokens, int64_t rows, int64_t out[2]) {
+    const char *const *symbols = engine->plan->symbols;
+    for (int s = 0; s < 2; s++) out[s] = symbols[s] && strcmp(symbols[s], "R") == 0 ? rows : tokens;
+}
+
 int syl_engine_inputs(const syl_engine *engine) {
     return syl_module_func(engine->artifact.module, "forward")->n_args;
 }

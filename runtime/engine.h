@@ -67,6 +67,8 @@ SYL_NODISCARD syl_status syl_engine_load(const char *path, const syl_engine_opti
                                          syl_diag *diag, syl_engine **out);
 void syl_engine_destroy(syl_engine *engine); /* NULL is fine; after its contexts */
 
+/* Rows of the plan's symbols for a run of a language model: "R" stands for the rows with logits, the other for tokens. */
+void syl_engine_rows(const syl_engine *engine, int64_t tokens, int64_t rows, int64_t out[2]);
 /* A stored tensor as a weight of the plan reads it. Fills the parts that the weight's codes need; data points into the mapping. Error
  * (internal): plan and artifact disagree. */
 SYL_NODISCARD syl_status syl_engine_source(const syl_engine *engine, const syl_plan_weight *weight,

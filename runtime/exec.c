@@ -96,11 +96,6 @@ void syl_context_destroy(syl_context *context) {
 
 /* ---- buffers ---- */
 
-/* Rows that a row symbol of the plan stands for. */
-static int64_t rows_of(const syl_plan *plan, syl_rows rows, int64_t n_tokens, int64_t n_rows) {
-    return plan->symbols[rows] && strcmp(plan->symbols[rows], "R") == 0 ? n_rows : n_tokens;
-}
-
 /* Sizes of a run's arguments and results. */
 typedef struct run_sizes {
     size_t inputs[SYL_INPUT_COUNT], outputs[SYL_INPUT_COUNT];
@@ -111,7 +106,7 @@ static syl_status describe_run(const syl_context *context, int64_t tokens, int64
     const syl_signature *signature = &context->engine->signature;
     *sizes = (run_sizes){0};
     *run = (syl_run){.input_bytes = sizes->inputs, .output_bytes = sizes->outputs, .choose = -1};
-    for (int s = 0; s < 2; s++) run->rows[s] = rows_of(context->engine->plan, (syl_rows)s, tokens, rows);
+    syl_engine_rows(context->engine, tokens, rows, run->rows);
     for (int r = 0; r < SYL_INPUT_CACHE; r++) {
         size_t n = (size_t)(r == SYL_INPUT_ROWS ? rows : tokens);
         if (context->argument[r] >= 0) sizes->inputs[context->argument[r]] = n * sizeof(int32_t);
@@ -262,6 +257,21 @@ const float *syl_context_logits(const syl_context *context, int64_t row) {
     const syl_signature *signature = &context->engine->signature;
     if (!signature->logits_by_rows) row = context->rows[row];
     return context->logits + row * signature->vocab;
+}
+
+syl_status syl_context_stream(syl_context *context, void *stream, syl_diag *diag) {
+    if (!context->backend->device_stream)
+        return syl_error(diag, SYL_ERR_device_host, SYL_NOWHERE, "the model runs on %s",
+                         context->engine->device);
+    return context->backend->device_stream(context->runner, stream, diag);
+}
+
+uint64_t syl_context_device_logits(const syl_context *context, int64_t row) {
+    const syl_signature *signature = &context->engine->signature;
+    if (!context->backend->device_output) return 0;
+    if (!signature->logits_by_rows) row = context->rows[row];
+    return context->backend->device_output(context->runner, signature->logits) +
+           (uint64_t)(row * signature->vocab) * sizeof(float);
 }
 
 void syl_context_profile(syl_context *context, const syl_profile *profile, syl_step_time *times) {

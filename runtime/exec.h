@@ -41,6 +41,10 @@ SYL_NODISCARD syl_status syl_context_fetch(syl_context *context, syl_diag *diag)
 bool syl_context_fetched(const syl_context *context);
 /* The logits [vocab] of row `row` (0 .. n_rows - 1) of the last run, fetched; valid until the next. */
 const float *syl_context_logits(const syl_context *context, int64_t row);
+/* Callers on the device: backend.h. Errors: device-host. */
+SYL_NODISCARD syl_status syl_context_stream(syl_context *context, void *stream, syl_diag *diag);
+/* Where row `row` of the last run's logits lies, or will; until the next run. 0: on the host. */
+uint64_t syl_context_device_logits(const syl_context *context, int64_t row);
 /* Measures the next run, step by step; times is [steps of the plan]. Both are borrowed until then. */
 void syl_context_profile(syl_context *context, const syl_profile *profile, syl_step_time *times);
 SYL_NODISCARD syl_status syl_context_copy_rate(syl_context *context, syl_diag *diag, double *out);

@@ -16,6 +16,7 @@ struct syl_function {
     int64_t sizes[2];           /* of the plan's symbols in the last run; 0: not known yet */
     size_t *input_bytes, *output_bytes;
     const void **outputs; /* results of the last run */
+    bool stay;            /* they stay on the device */
 };
 
 /* ---- the signature ---- */
@@ -152,6 +153,16 @@ static syl_status bind_shape(syl_function *f, int i, const syl_array *input, syl
     return SYL_OK;
 }
 
+static syl_status check_values(const syl_function *f, int i, const int32_t *values, int64_t n, int64_t limit,
+                               syl_diag *diag) {
+    for (int64_t k = 0; k < n; k++)
+        if (values[k] < 0 || values[k] >= limit)
+            return syl_error(diag, SYL_ERR_exec_range, SYL_NOWHERE,
+                             "element %lld of input \"%s\" is %d, expected 0..%lld", (long long)k,
+                             syl_function_input_name(f, i), values[k], (long long)limit - 1);
+    return SYL_OK;
+}
+
 /* Each use of an i32 argument bounds it by the rows it picks from. */
 static syl_status check_range(syl_function *f, int i, const syl_array *input, syl_diag *diag) {
     const syl_value *arg = &f->func->args[i];
@@ -161,13 +172,15 @@ static syl_status check_range(syl_function *f, int i, const syl_array *input, sy
         if (rows < limit) limit = rows;
     }
     if (limit == INT64_MAX) return SYL_OK;
-    const int32_t *values = input->data;
-    for (int64_t k = 0; k < input->dims[0]; k++)
-        if (values[k] < 0 || values[k] >= limit)
-            return syl_error(diag, SYL_ERR_exec_range, SYL_NOWHERE,
-                             "element %lld of input \"%s\" is %d, expected 0..%lld", (long long)k,
-                             syl_function_input_name(f, i), values[k], (long long)limit - 1);
-    return SYL_OK;
+    if (!input->on_device) return check_values(f, i, input->data, input->dims[0], limit, diag);
+    size_t size = (size_t)input->dims[0] * sizeof(int32_t);
+    int32_t *copy = malloc(size + 1);
+    if (!copy) return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory to check an input");
+    syl_status status =
+        f->backend->device_read(f->runner, (uint64_t)(uintptr_t)input->data, size, copy, diag);
+    if (status == SYL_OK) status = check_values(f, i, copy, input->dims[0], limit, diag);
+    free(copy);
+    return status;
 }
 
 /* Sequences of full attention are whole. */
@@ -183,6 +196,29 @@ static syl_status check_sequences(syl_function *f, syl_diag *diag) {
             "%s is %lld, expected a multiple of %lld: attention is over sequences of so many rows",
             plan->symbols[step->rows], (long long)f->sizes[step->rows],
             (long long)kernel->full_attention.tokens);
+    }
+    return SYL_OK;
+}
+
+/* Pictures are whole: so many rows of patches for each. */
+static syl_status check_pictures(syl_function *f, const syl_op *op, syl_diag *diag) {
+    if (op->code != SYL_OP_patchify && op->code != SYL_OP_unpatchify) return SYL_OK;
+    bool cuts = op->code == SYL_OP_patchify;
+    const syl_type *from = &syl_operand(op, 0)->type, *to = &syl_result(op)->type,
+                   *pictures = cuts ? from : to, *patches = cuts ? to : from;
+    int64_t count = pictures->dims[1].size / patches->dims[1].size, n = size_of(f, pictures->dims[0]),
+            rows = size_of(f, patches->dims[0]);
+    if (rows % count == 0 && rows / count == n) return SYL_OK;
+    return syl_error(diag, SYL_ERR_exec_input, SYL_NOWHERE,
+                     "%s is %lld, expected %lld for each of %s = %lld: %s has so many patches a picture",
+                     patches->dims[0].symbol, (long long)rows, (long long)count, pictures->dims[0].symbol,
+                     (long long)n, syl_ops[op->code].name);
+}
+
+static syl_status check_all_pictures(syl_function *f, syl_diag *diag) {
+    for (size_t i = 0; i < f->engine->plan->steps.n; i++) {
+        const syl_block *body = f->engine->plan->steps.p[i].op->body;
+        for (const syl_op *op = body->first; op; op = op->next) SYL_TRY(check_pictures(f, op, diag));
     }
     return SYL_OK;
 }
@@ -208,22 +244,54 @@ static syl_status run(syl_function *f, const syl_array *inputs, syl_diag *diag) 
         SYL_TRY(array_bytes(&shape, diag, &f->output_bytes[i]));
     }
     SYL_TRY(f->backend->reserve(f->runner, &r, diag));
-    for (int i = 0; i < f->func->n_args; i++)
-        memcpy(f->backend->input(f->runner, i), inputs[i].data, f->input_bytes[i]);
+    for (int i = 0; i < f->func->n_args; i++) {
+        if (!inputs[i].on_device)
+            memcpy(f->backend->input(f->runner, i), inputs[i].data, f->input_bytes[i]);
+        else
+            SYL_TRY(f->backend->device_input(f->runner, i, (uint64_t)(uintptr_t)inputs[i].data,
+                                             f->input_bytes[i], diag));
+    }
     SYL_TRY(f->backend->run(f->runner, &r, diag));
     if (f->profile) syl_profile_report(f->profile, f->runner, &r);
     f->profile = NULL;
     f->runner->times = NULL;
-    for (int i = 0; i < f->func->n_results; i++)
-        SYL_TRY(f->backend->fetch(f->runner, i, 0, f->output_bytes[i], diag, &f->outputs[i]));
+    for (int i = 0; i < f->func->n_results; i++) {
+        if (f->stay)
+            f->outputs[i] = (const void *)(uintptr_t)f->backend->device_output(f->runner, i);
+        else
+            SYL_TRY(f->backend->fetch(f->runner, i, 0, f->output_bytes[i], diag, &f->outputs[i]));
+    }
     return SYL_OK;
+}
+
+static syl_status need_device(const syl_function *f, syl_diag *diag) {
+    if (f->backend->device_input) return SYL_OK;
+    return syl_error(diag, SYL_ERR_device_host, SYL_NOWHERE, "the model runs on %s", f->engine->device);
+}
+
+syl_status syl_function_stream(syl_function *f, void *stream, syl_diag *diag) {
+    SYL_TRY(need_device(f, diag));
+    return f->backend->device_stream(f->runner, stream, diag);
+}
+
+syl_status syl_function_stay(syl_function *f, bool on_device, syl_diag *diag) {
+    if (on_device) SYL_TRY(need_device(f, diag));
+    f->stay = on_device;
+    return SYL_OK;
+}
+
+syl_status syl_function_wait(syl_function *f, syl_diag *diag) {
+    return f->backend->wait(f->runner, diag);
 }
 
 syl_status syl_function_run(syl_function *f, const syl_array *inputs, syl_diag *diag) {
     f->sizes[0] = f->sizes[1] = 0;
+    for (int i = 0; i < f->func->n_args; i++)
+        if (inputs[i].on_device) SYL_TRY(need_device(f, diag));
     for (int i = 0; i < f->func->n_args; i++) SYL_TRY(bind_shape(f, i, &inputs[i], diag));
     for (int i = 0; i < f->func->n_args; i++) SYL_TRY(check_range(f, i, &inputs[i], diag));
     SYL_TRY(check_sequences(f, diag));
+    SYL_TRY(check_all_pictures(f, diag));
     return run(f, inputs, diag);
 }
 
@@ -239,7 +307,7 @@ syl_status syl_function_copy_rate(syl_function *f, syl_diag *diag, double *out) 
 syl_array syl_function_output(const syl_function *f, int i) {
     const syl_type *type = &f->func->result_types[i];
     const syl_plan *plan = f->engine->plan;
-    syl_array out = {.dtype = type->dtype, .rank = type->rank, .data = f->outputs[i]};
+    syl_array out = {.dtype = type->dtype, .rank = type->rank, .data = f->outputs[i], .on_device = f->stay};
     for (int d = 0; d < type->rank; d++) {
         out.dims[d] = type->dims[d].size;
         for (int s = 0; type->dims[d].symbol && s < plan->n_symbols; s++)

@@ -16,6 +16,7 @@ typedef struct syl_array {
     int rank;
     int64_t dims[SYL_MAX_RANK];
     const void *data;
+    bool on_device; /* data is an address in the device's memory */
 } syl_array;
 
 /* engine and pool are borrowed. Error: exec-signature where @forward is no such function. */
@@ -34,6 +35,11 @@ const syl_type *syl_function_output_type(const syl_function *function, int i);
 /* Runs on inputs[i] for argument i; the data is copied, and the results are in the host's memory behind it. Errors: exec-input (shape,
  * type), exec-range, out-of-memory, those of the device. */
 SYL_NODISCARD syl_status syl_function_run(syl_function *function, const syl_array *inputs, syl_diag *diag);
+/* Callers on the device: backend.h. Where results stay there, a run may be under way when syl_function_run returns, and
+ * syl_function_output gives addresses. Error where the engine runs on the host: device-host. */
+SYL_NODISCARD syl_status syl_function_stream(syl_function *function, void *stream, syl_diag *diag);
+SYL_NODISCARD syl_status syl_function_stay(syl_function *function, bool on_device, syl_diag *diag);
+SYL_NODISCARD syl_status syl_function_wait(syl_function *function, syl_diag *diag);
 /* As of contexts (exec.h). */
 void syl_function_profile(syl_function *function, const syl_profile *profile, syl_step_time *times);
 SYL_NODISCARD syl_status syl_function_copy_rate(syl_function *function, syl_diag *diag, double *out);

@@ -110,7 +110,8 @@ syl_status syl_signature_find(const syl_module *module, syl_diag *diag, syl_sign
     for (const syl_op *op = func->body->first; op; op = op->next) {
         const syl_op *inner = op->body ? op->body->first : op;
         for (; inner; inner = op->body ? inner->next : NULL)
-            if (inner->code == SYL_OP_full_attention)
+            if (inner->code == SYL_OP_full_attention || inner->code == SYL_OP_patchify ||
+                inner->code == SYL_OP_unpatchify)
                 return syl_error(diag, SYL_ERR_exec_signature, inner->loc,
                                  "%s is no part of a language model: run it as a function of tensors",
                                  syl_ops[inner->code].name);

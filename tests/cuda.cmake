@@ -4,11 +4,16 @@ foreach(test ${tests})
   set_property(TEST ${test} APPEND PROPERTY ENVIRONMENT SYL_DEVICE=cpu)
 endforeach()
 
-# Tests of the CUDA runtime without a GPU: a driver that pretends (fake/cuda.c), which the loader finds first.
+# Tests of the CUDA runtime without a GPU: a driver that pretends (fake/cuda.c), which the loader finds first. Kernels are compiled by the
+# tests themselves.
 add_library(fake_cuda SHARED fake/cuda.c)
 set_target_properties(fake_cuda PROPERTIES OUTPUT_NAME cuda VERSION 1 SOVERSION 1 LIBRARY_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/fake_cuda)
 target_compile_options(fake_cuda PRIVATE -Wno-missing-prototypes -Wno-shadow)
-set(fake_cuda_environment LD_LIBRARY_PATH=${CMAKE_CURRENT_BINARY_DIR}/fake_cuda)
-add_dependencies(unit_runtime_cuda fake_cuda)
-target_link_options(unit_runtime_cuda PRIVATE -Wl,--wrap=syl_cuda_variants,--wrap=syl_cuda_compile,--wrap=syl_cuda_compile_texts,--wrap=syl_cuda_binaries_destroy)
-set_property(TEST unit/runtime_cuda APPEND PROPERTY ENVIRONMENT ${fake_cuda_environment})
+foreach(test runtime_cuda runtime_cuda_emulated)
+  add_dependencies(unit_${test} fake_cuda)
+  target_link_options(unit_${test} PRIVATE -Wl,--wrap=syl_cuda_variants,--wrap=syl_cuda_compile,--wrap=syl_cuda_compile_texts,--wrap=syl_cuda_binaries_destroy)
+  set_property(TEST unit/${test} APPEND PROPERTY ENVIRONMENT LD_LIBRARY_PATH=${CMAKE_CURRENT_BINARY_DIR}/fake_cuda)
+endforeach()
+foreach(test runtime_cuda_choose runtime_cuda_emulated)
+  target_compile_definitions(unit_${test} PRIVATE SYL_CXX="${CMAKE_CXX_COMPILER}")
+endforeach()

@@ -20,7 +20,10 @@ typedef struct syl_cuda_choose_args {
     int32_t n, ring_size;
 } syl_cuda_choose_args;
 
-enum { SYL_CUDA_CHOOSE_THREADS = 1024 };
+enum {
+    SYL_CUDA_CHOOSE_THREADS = 1024,
+    SYL_CUDA_CHOOSE_SHARED = 8192 /* bytes; enough for the template's struct */
+};
 #define SYL_CUDA_CHOOSE_ENTRY "syl_choose"
 const char *syl_cuda_choose_source(syl_arena *arena);
 

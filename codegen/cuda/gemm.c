@@ -31,7 +31,8 @@ static int branch_pieces(const kir_kernel *kernel) { /* as Branch::PIECES */
 int cu_gemm_branch_bytes(const kir_kernel *kernel, int tokens) {
     if (!cu_gemm_has_branch(kernel)) return 0;
     int parts = kernel->buffers.p[kernel->branch.t].elem == KIR_F32 ? 2 : 1;
-    return (int)syl_ceil_div(tokens * branch_pieces(kernel) * 16 * parts, 1024) * 1024;
+    return (int)syl_ceil_div(tokens * (branch_pieces(kernel) * 16 * parts + 16), 1024) *
+           1024; /* 16: the values of a row */
 }
 
 int cu_gemm_stage_bytes(const cu_gemm_tile *tile) {

@@ -259,11 +259,11 @@ bool cu_gemm_print_epilogue(cu_source *s) {
     p.width = 1;
     syl_text_printf(s->out, "\n// What the low-rank branch is added to.\nstruct Scaled {\n");
     if (!print_row(&p) || !print_col(&p)) return false;
-    syl_text_printf(s->out,
-                    "    static __device__ __forceinline__ float value(const Args &args, int i, int j, %s "
-                    "sum, const Row &row, const Col "
-                    "&col) {\n        const %s sums[1] = {sum};\n",
-                    acc, acc);
+    syl_text_printf(
+        s->out,
+        "    static __device__ __forceinline__ float value(%s sum, const Row &row, const Col &col) {\n"
+        "        const %s sums[1] = {sum};\n",
+        acc, acc);
     if (!print_body(&p, false)) return false;
     const kir_inst *result = &k->body.p[other];
     syl_text_printf(s->out, "        return v%d%s;\n    }\n};\n", other,

@@ -25,16 +25,18 @@ static plan plan_of(const kir_kernel *kernel, const syl_cuda_variant *variant) {
     return p;
 }
 
+enum { MAX_BLOCKS_X = 64 }; /* where blocks share k: counters are there for so many */
+
 bool cu_fits_gemm_stream(const kir_kernel *kernel, const syl_cuda_target *target,
                          const syl_cuda_variant *variant) {
     if (!cu_gemm_fits(kernel)) return false;
     plan p = plan_of(kernel, variant);
     int64_t chunks = cu_gemm_layout(kernel).chunks;
     if (cu_gemm_is_float(kernel) && (p.warps != 4 || p.split != 1)) return false;
+    if (p.split > 1 && 4 * p.units * MAX_BLOCKS_X > SYL_CUDA_COUNTERS) return false;
     return p.split * (p.warps / 4) <= chunks && p.shared + 64 <= target->shared;
 }
 
-enum { MAX_BLOCKS_X = 64 }; /* where blocks share k: counters are there for so many */
 
 syl_status cu_emit_gemm_stream(cu_source *s) {
     plan p = plan_of(s->kernel, s->variant);
@@ -44,7 +46,7 @@ syl_status cu_emit_gemm_stream(cu_source *s) {
     s->launch->blocks_y = p.units;
     s->launch->blocks_z = p.split;
     if (p.split > 1) {
-        s->launch->counters = syl_ceil_div(4 * p.units * MAX_BLOCKS_X, 256) * 256;
+        s->launch->counters = SYL_CUDA_COUNTERS;
         s->launch->workspace_block = 64 * p.tile.tokens * 4;
         s->launch->max_rows = p.tile.tokens * MAX_BLOCKS_X;
     }
@@ -55,20 +57,31 @@ syl_status cu_emit_gemm_stream(cu_source *s) {
     return cu_gemm_print(s, &p.tile, "gemm_stream");
 }
 
-/* Time to read the weights once for each block of rows; fewer bytes in flight than the memory's latency wants slow it down. */
+/* Bytes a second that the warps of a block take: they wait for memory, and spread codes over registers (measured on an H100). */
+static double rate_of_block(const kir_kernel *kernel, const plan *p) {
+    const kir_weight_codes *codes = &kernel->gemm.codes;
+    double rate = !codes->bits ? 20e9 : codes->two_level ? 10e9 : kir_scaled_groups(codes) ? 8e9 : 12e9;
+    if (kernel->gemm.dot == KIR_DOT_MMA_BF16 && kernel->buffers.p[kernel->gemm.w].elem == KIR_I8) rate *= 0.5;
+    if (p->warps == 4) rate *= 0.6;
+    return p->tile.tokens == 16 ? rate * 0.95 : rate;
+}
+
+/* Time to read the weights once for each block of rows: by memory as a whole, and by the multiprocessor with the most blocks. */
 double cu_cost_gemm_stream(const kir_kernel *kernel, const syl_cuda_target *target,
                            const syl_cuda_variant *variant, int64_t rows) {
     plan p = plan_of(kernel, variant);
     cu_rates rates = cu_rates_of(target);
-    int64_t x = syl_ceil_div(rows, p.tile.tokens);
-    double bytes = cu_gemm_weight_bytes(kernel), blocks = (double)(p.units * p.split * x);
-    double in_flight = blocks * p.warps * p.depth * (double)cu_gemm_layout(kernel).data / 4 * 0.7;
-    double wanted = rates.bytes * 1.0e-6;
-    double speed = in_flight < wanted ? in_flight / wanted : 1;
-    double reduce = p.split > 1 ? 1.5e-6 + (double)p.split * 0.05e-6 : 0;
-    double chain = (double)p.chunks / (p.warps / 4.0) * 0.06e-6 * p.tile.tokens /
-                   8; /* mma of one warp, one behind the other */
-    double waves = syl_ceil_div((int64_t)blocks, target->sms * (p.shared > 100 << 10 ? 1 : 2));
-    double stream = bytes * (double)x / (rates.bytes * speed), compute = chain * waves;
-    return 2e-6 + reduce + (stream > compute ? stream : compute);
+    int64_t x = syl_ceil_div(rows, p.tile.tokens), blocks = p.units * p.split * x;
+    if (p.split > 1 && x > MAX_BLOCKS_X) return 1;
+    double bytes = cu_gemm_weight_bytes(kernel) * (double)x, block = bytes / (double)blocks;
+    int64_t resident = target->shared / (p.shared + 1024), by_registers = p.warps == 4 ? 4 : 2;
+    if (resident > by_registers) resident = by_registers;
+    int64_t together = syl_ceil_div(blocks, target->sms);
+    if (together > resident) together = resident;
+    double share = rates.bytes / target->sms * 0.95, rate = rate_of_block(kernel, &p) * (double)together;
+    if (rate > share) rate = share;
+    double waves = (double)syl_ceil_div(blocks, target->sms * together);
+    double time = waves * (double)together * block / rate, memory = bytes / rates.bytes;
+    if (memory > time) time = memory;
+    return 2e-6 + time + (p.split > 1 ? 0.7e-6 + p.split * 0.03e-6 : 0);
 }

@@ -87,6 +87,7 @@ double cu_cost_gemm_wgmma(const kir_kernel *kernel, const syl_cuda_target *targe
     double slow = chunk > fetch ? chunk : fetch, latency = 1500.0 / p.stages;
     double tile = (double)l.chunks * (slow * resident > latency ? slow * resident : latency) + 2500 +
                   12.0 * p.tile.tokens * resident;
+    tile *= 1 + 0.2 / p.stages + (p.cluster > 1 ? 0.04 : 0);
     double waves = (double)syl_ceil_div(tiles, (int64_t)target->sms * resident);
     double bytes = cu_gemm_weight_bytes(kernel) / rates.bytes, time = tile * waves / clock;
     return 2e-6 + (time > bytes ? time : bytes);

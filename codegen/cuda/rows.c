@@ -151,7 +151,8 @@ static bool whole_runs(const kir_buffer *buffer, int w) {
            (buffer->shape == KIR_PER_COL || buffer->stride * cu_elem_bytes(buffer->elem) % unit == 0);
 }
 
-static void print_load(rows_state *r, int inst, int layout) {
+/* The loads of one instruction, by whole runs or one by one. */
+static void print_load_runs(rows_state *r, int inst, int layout, bool aligned) {
     cu_source *s = r->s;
     const kir_inst *p = &s->kernel->body.p[inst];
     const kir_buffer *b = &s->kernel->buffers.p[p->buffer];
@@ -161,14 +162,32 @@ static void print_load(rows_state *r, int inst, int layout) {
     const char *from = p->op == KIR_load_col
                            ? "j"
                            : syl_arena_printf(s->arena, "(int64_t)%s * %lld + j", row, (long long)b->stride);
-    declare(r, inst, layout);
     const char *body = syl_arena_printf(
         s->arena, "load_some<%d>((const %s *)args.buffers[%d] + %s, %s, &%s[e]);", l->w,
-        cu_elem_type(b->elem), p->buffer, from,
-        whole_runs(b, l->w) ? syl_arena_printf(s->arena, "aligned%d", p->buffer) : "false", name);
+        cu_elem_type(b->elem), p->buffer, from, aligned && whole_runs(b, l->w) ? "true" : "false", name);
     const char *none =
         syl_arena_printf(s->arena, "UNROLL for (int m = 0; m < %d; m++) %s[e + m] = 0;", l->w, name);
     print_runs(r, layout, NULL, body, none);
+}
+
+/* One branch around all loads of some instructions, so that they are in flight together. */
+static void print_loads(rows_state *r, const int *insts, int n, int layout) {
+    cu_source *s = r->s;
+    bool some = false;
+    for (int i = 0; i < n; i++) declare(r, insts[i], layout);
+    for (int i = 0; i < n; i++) {
+        const kir_inst *p = &s->kernel->body.p[insts[i]];
+        if (!whole_runs(&s->kernel->buffers.p[p->buffer], r->layouts[layout].w)) continue;
+        syl_text_printf(s->out, some ? " && aligned%d" : "    if (aligned%d", p->buffer);
+        some = true;
+    }
+    if (some) {
+        syl_text_printf(s->out, ") {\n");
+        for (int i = 0; i < n; i++) print_load_runs(r, insts[i], layout, true);
+        syl_text_printf(s->out, "    } else {\n");
+    }
+    for (int i = 0; i < n; i++) print_load_runs(r, insts[i], layout, false);
+    if (some) syl_text_printf(s->out, "    }\n");
 }
 
 static void print_table(rows_state *r, int inst, int of, int layout) {
@@ -280,7 +299,7 @@ syl_status rows_need(rows_state *r, int inst, int layout) {
         print_move(r, inst, there, layout);
     } else if (p->op == KIR_load || p->op == KIR_load_at || p->op == KIR_load_col) {
         if (p->op == KIR_load_at) SYL_TRY(rows_need_row(r, p->args[0]));
-        print_load(r, inst, layout);
+        print_loads(r, &inst, 1, layout);
     } else if (p->op == KIR_table || (p->op == KIR_to_f32 && k->body.p[p->args[0]].op == KIR_table)) {
         print_table(r, inst, p->op == KIR_table ? inst : p->args[0], layout);
     } else {
@@ -443,6 +462,37 @@ static bool has_effect(kir_op op) {
     return kir_ops[op].role == KIR_NONE;
 }
 
+enum { most_first_loads = 8 };
+
+static void collect_loads(const kir_kernel *k, int inst, int *loads, int *n) {
+    const kir_inst *p = &k->body.p[inst];
+    bool load = p->op == KIR_load || p->op == KIR_load_at;
+    for (int i = 0; load && i < *n; i++)
+        if (loads[i] == inst) return;
+    if (load && *n < most_first_loads) loads[(*n)++] = inst;
+    for (int a = 0; !load && a < kir_ops[p->op].args; a++)
+        if (k->body.p[p->args[a]].role == KIR_ELEM) collect_loads(k, p->args[a], loads, n);
+}
+
+/* What the first row-wide instruction or effect needs of memory is loaded at once, where registers allow. */
+static syl_status print_first_loads(rows_state *r) {
+    const kir_kernel *k = r->s->kernel;
+    int loads[most_first_loads], n = 0, first = 0;
+    while (first < (int)k->body.n && !has_effect(k->body.p[first].op) && !is_transform(k->body.p[first].op) &&
+           k->body.p[first].op != KIR_reduce_sum && k->body.p[first].op != KIR_reduce_max)
+        first++;
+    if (first == (int)k->body.n || kir_ops[k->body.p[first].op].args == 0) return SYL_OK;
+    collect_loads(k, k->body.p[first].args[0], loads, &n);
+    int most = unrolled_registers / rows_registers(&r->shape.home);
+    if (n > most) n = most;
+    if (n == 0) return SYL_OK;
+    for (int i = 0; i < n; i++)
+        if (k->body.p[loads[i]].op == KIR_load_at) SYL_TRY(rows_need_row(r, k->body.p[loads[i]].args[0]));
+    print_loads(r, loads, n, 0);
+    for (int i = 0; i < n; i++) *have(r, 0, loads[i]) = true;
+    return SYL_OK;
+}
+
 syl_status cu_emit_rows(cu_source *s) {
     rows_state r = {.s = s, .shape = rows_shape_of(s->kernel)};
     int n = (int)s->kernel->body.n;
@@ -459,6 +509,7 @@ syl_status cu_emit_rows(cu_source *s) {
                                                             : "_Pragma(\"unroll 1\")");
     print_prologue(&r, in_shared);
     rows_use_layout(&r, &r.shape.home);
+    SYL_TRY(print_first_loads(&r));
     for (int i = 0; i < n; i++)
         if (has_effect(s->kernel->body.p[i].op)) SYL_TRY(print_effect(&r, i));
     syl_text_printf(s->out, "}\n");

@@ -133,6 +133,9 @@ void em_store_rounded(em *e, kir_type elem, em_value base, em_value index, em_va
 int em_elem_size(kir_type type);
 em_type em_elem_type(em *e, kir_type type);
 
+/* ---- emit_pictures.c: load_patch and load_picture, the vector at this place of the body ---- */
+em_value em_load_pictures(em_body *body, const kir_inst *inst);
+
 /* ---- emit_cache.c: the KV cache ---- */
 em_value em_view_field(em *e, em_value view, em_type type, int64_t offset); /* of a syl_kv_view */
 /* The page that holds a position, by its sequence's row of the page table. */

@@ -251,6 +251,10 @@ em_value em_body_vector(em_body *body, int index) {
         case KIR_load_at:
             result = load_vector(body, inst);
             break;
+        case KIR_load_patch:
+        case KIR_load_picture:
+            result = em_load_pictures(body, inst);
+            break;
         case KIR_table:
             result = load_table(body, inst->table);
             break;

@@ -3,8 +3,7 @@
  *     emoji-draw OUT.png MODEL.syl... [--classes 0,58,96] [--seed N] [--steps N] [--scale N]
  *
  * The sampler of a rectified flow: x runs from noise at t = 1 to the picture at t = 0 in Euler steps of the velocity
- * u + 1.5 (c - u), c with the class and u without. It works on patches (rows of 12 numbers, 256 a picture) and turns them into
- * pixels at the end: the order of the numbers means nothing to it. */
+ * u + 1.5 (c - u), c with the class and u without. Pictures are channel, row, column; the model cuts its patches itself. */
 #include <errno.h>
 #include <math.h>
 #include <png.h>
@@ -16,7 +15,15 @@
 
 #include <syl/syl.h>
 
-enum { TOKENS = 256, WIDTH = 12, SIDE = 32, CLASSES = 251, MAX_CLASSES = 64, MAX_MODELS = 16 };
+enum {
+    TOKENS = 256,
+    SIDE = 32,
+    PIXELS = SIDE * SIDE,
+    PICTURE = 3 * PIXELS,
+    CLASSES = 251,
+    MAX_CLASSES = 64,
+    MAX_MODELS = 16
+};
 
 typedef struct settings {
     const char *out, *models[MAX_MODELS];
@@ -97,7 +104,7 @@ static void make_noise(float *x, size_t n, uint64_t seed) {
 /* A batch holds each picture twice: with its class, then without one. */
 typedef struct batch {
     int pictures;
-    float *x, *t; /* [2 pictures][TOKENS][WIDTH], [2 pictures] */
+    float *x, *t; /* [2 pictures][PICTURE], [2 pictures] */
     int32_t *class, *sample, *place;
 } batch;
 
@@ -112,7 +119,7 @@ static void free_batch(batch *b) {
 static bool make_batch(const settings *s, batch *b) {
     size_t n = 2 * (size_t)s->n_classes, rows = n * TOKENS;
     *b = (batch){.pictures = s->n_classes,
-                 .x = malloc(rows * WIDTH * sizeof *b->x),
+                 .x = malloc(n * PICTURE * sizeof *b->x),
                  .t = malloc(n * sizeof *b->t),
                  .class = malloc(n * sizeof *b->class),
                  .sample = malloc(rows * sizeof *b->sample),
@@ -129,13 +136,13 @@ static bool make_batch(const settings *s, batch *b) {
 static syl_status sample(syl_session *session, const settings *s, batch *b) {
     int64_t n = 2 * b->pictures, rows = n * TOKENS;
     const size_t size = sizeof(syl_tensor);
-    const syl_tensor inputs[] = {{size, "x", "f32", 2, {rows, WIDTH}, b->x},
+    const syl_tensor inputs[] = {{size, "x", "f32", 2, {n, PICTURE}, b->x},
                                  {size, "t", "f32", 1, {n}, b->t},
                                  {size, "class", "i32", 1, {n}, b->class},
                                  {size, "sample", "i32", 1, {rows}, b->sample},
                                  {size, "place", "i32", 1, {rows}, b->place}};
     syl_tensor velocity = {.size = size};
-    size_t half = (size_t)b->pictures * TOKENS * WIDTH;
+    size_t half = (size_t)b->pictures * PICTURE;
     make_noise(b->x, half, s->seed);
     for (int k = 0; k < s->steps; k++) {
         memcpy(b->x + half, b->x, half * sizeof *b->x);
@@ -151,19 +158,18 @@ static syl_status sample(syl_session *session, const settings *s, batch *b) {
 
 /* ---- pixels ---- */
 
-/* Puts the pictures side by side into row `row` of the image; patch p is rows 2 (p / 16) and columns 2 (p % 16) of its picture, its
- * numbers are channel, row, column. */
+/* Puts the pictures side by side into row `row` of the image. */
 static void paint(const settings *s, const batch *b, int row, unsigned char *image) {
     size_t line = 3 * (size_t)b->pictures * SIDE * (size_t)s->scale;
     for (int p = 0; p < b->pictures; p++)
         for (int y = 0; y < SIDE * s->scale; y++)
             for (int x = 0; x < SIDE * s->scale; x++) {
                 int py = y / s->scale, px = x / s->scale;
-                const float *patch = b->x + ((size_t)p * TOKENS + (size_t)(py / 2 * 16 + px / 2)) * WIDTH;
+                const float *from = b->x + (size_t)p * PICTURE + (size_t)(py * SIDE + px);
                 unsigned char *pixel = image + (size_t)(row * SIDE * s->scale + y) * line +
                                        3 * ((size_t)p * SIDE * (size_t)s->scale + (size_t)x);
                 for (int c = 0; c < 3; c++) {
-                    float value = patch[c * 4 + py % 2 * 2 + px % 2];
+                    float value = from[c * PIXELS];
                     pixel[c] = (unsigned char)((fminf(fmaxf(value, -1), 1) + 1) * 127.5f);
                 }
             }

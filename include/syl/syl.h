@@ -404,6 +404,19 @@ SYL_API syl_status syl_session_copy_rate(syl_session *session, double *out);
 /* Waits for work that is under way on a GPU, and reports what failed there. */
 SYL_API syl_status syl_session_wait(syl_session *session);
 
+/* ---- on a GPU, beside other programs of the caller's ---- */
+
+/* Work of the session goes to this stream from here on: a CUstream or cudaStream_t of the device's primary context, alive until another is
+ * set; NULL: a stream of the session's own. Calls then return when their work is in the stream, but for what brings results to the host.
+ * Waits for earlier work. Error on the CPU: device-host. */
+SYL_API syl_status syl_session_set_stream(syl_session *session, void *stream);
+/* Whether results of syl_session_call stay in the GPU's memory: syl_session_output then gives their addresses, with on_device set, and the
+ * call may still be under way. Error on the CPU: device-host. */
+SYL_API syl_status syl_session_keep_on_device(syl_session *session, int keep);
+/* Where the logits of row `row` of the last run lie in the GPU's memory, written in the order of the stream; until the next run. NULL: no
+ * such row, or on the CPU. */
+SYL_API const void *syl_session_device_logits(const syl_session *session, size_t row);
+
 /* ---- any model: tensors in, tensors out ---- */
 
 /* A tensor, row major. `data` of an input is the caller's, and copied; that of an output is the session's. */
@@ -414,6 +427,7 @@ typedef struct syl_tensor {
     int rank;
     int64_t dims[SYL_MAX_DIMS];
     const void *data;
+    int on_device; /* data is an address in the memory of the GPU that the program was loaded for; i32 inputs are read from there and checked */
 } syl_tensor;
 /* Runs @forward of a program that is no language model on its arguments by name, each given once, in any order. inputs is an array of
  * n structs of one size. Errors: exec-input, exec-range, out-of-memory. */

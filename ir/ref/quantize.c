@@ -113,11 +113,13 @@ static group_grid best_grid(const float *x, int64_t n, float scale, bool mse) {
     }
     double from = clamp(rint((double)low / scale), -INNER_MAX, INNER_MAX),
            to = clamp(rint((double)high / scale), -INNER_MAX, INNER_MAX), least = INFINITY;
-    group_grid best = {1, 0};
+    group_grid best = {1, 0}, last = {0, 0};
     for (int i = 0; i < (mse ? GROUP_CANDIDATES : 1); i++) {
         double part = (100 - 5 * i) / 100.0;
         group_grid grid = {.scale = (int)clamp(rint((to - from) * part / 15), 1, SYL_GROUP_SCALE_MAX)};
         grid.zero = (int)clamp(rint(-from * part / grid.scale), 0, SYL_GROUP_ZERO_MAX);
+        if (grid.scale == last.scale && grid.zero == last.zero) continue; /* measured */
+        last = grid;
         double error = grid_error(x, n, scale, grid);
         if (error < least) {
             least = error;

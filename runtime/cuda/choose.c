@@ -106,6 +106,7 @@ syl_status syl_cuda_choose_launch(syl_cuda_runner *r, int64_t row, syl_diag *dia
     cu_launch_attribute attribute = {.id = CU_LAUNCH_PROGRAMMATIC, .value.programmatic = 1};
     cu_launch_config config = {.grid = {1, 1, 1},
                                .block = {SYL_CUDA_CHOOSE_THREADS, 1, 1},
+                               .shared = SYL_CUDA_CHOOSE_SHARED,
                                .stream = r->stream,
                                .attributes = &attribute,
                                .n_attributes = r->after_kernel && r->cuda->target.arch >= 90};

@@ -260,7 +260,7 @@ void syl_cuda_free(syl_cuda_device *device, syl_cuda_memory *memory) {
 
 syl_status syl_cuda_pin(syl_cuda_device *device, size_t size, syl_diag *diag, syl_cuda_pinned *out) {
     *out = (syl_cuda_pinned){.size = size};
-    int result = device->driver.host_alloc(&out->data, size ? size : 1, 0);
+    int result = device->driver.host_alloc(&out->data, size ? size : 1, CU_HOST_MAPPED);
     if (result == CU_SUCCESS) return SYL_OK;
     *out = (syl_cuda_pinned){0};
     if (result != CU_OUT_OF_MEMORY) return syl_cuda_check(device, result, "pinning memory of the host", diag);

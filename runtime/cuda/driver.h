@@ -52,6 +52,7 @@ enum { /* CUdevice_attribute */
        CU_ATTRIBUTE_MINOR = 76,
        CU_ATTRIBUTE_SHARED = 97,
 };
+enum { CU_HOST_MAPPED = 2 }; /* pinned memory that the device reads and writes at the same address */
 enum { CU_STREAM_NON_BLOCKING = 1, CU_EVENT_DEFAULT = 0, CU_EVENT_NO_TIMING = 2 };
 enum { CU_CAPTURE_THREAD_LOCAL = 1, CU_EVENT_RECORD_EXTERNAL = 1 };
 enum { CU_FUNCTION_DYNAMIC_SHARED = 8 };

@@ -25,8 +25,8 @@ syl_status syl_cuda_find_target(const syl_cuda_properties *gpu, syl_diag *diag, 
 
 /* Before anything large is read: do the weights fit, and the activations of a chunk of a prompt or of one row? */
 static syl_status check_room(const syl_engine *engine, size_t weights, syl_diag *diag) {
-    int64_t chunk = engine->is_language_model ? syl_backend_cuda.chunk : 1;
-    const int64_t rows[2] = {chunk, engine->is_language_model ? 1 : chunk};
+    int64_t chunk = engine->is_language_model ? syl_backend_cuda.chunk : 1, rows[2];
+    syl_engine_rows(engine, chunk, 1, rows);
     size_t want[SYL_CUDA_USE_COUNT] = {[SYL_CUDA_WEIGHTS] = weights};
     if (!syl_cuda_slots(engine->plan, rows, NULL, &want[SYL_CUDA_ACTIVATIONS]))
         return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "activations of %lld rows are too large",

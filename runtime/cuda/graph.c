@@ -35,11 +35,14 @@ syl_status syl_cuda_capture(syl_cuda_runner *r, const syl_cuda_shape *shape, syl
     syl_cuda_device *device = r->cuda->device;
     const syl_cuda_driver *driver = &device->driver;
     cu_graph graph = NULL;
-    SYL_TRY(syl_cuda_check(device, driver->stream_capture(r->stream, CU_CAPTURE_THREAD_LOCAL),
+    cu_stream stream = r->stream; /* a caller's may be one that cannot be captured */
+    SYL_TRY(syl_cuda_check(device, driver->stream_capture(r->own, CU_CAPTURE_THREAD_LOCAL),
                            "beginning a graph", diag));
+    r->stream = r->own;
     r->after_kernel = false;
     syl_status status = syl_cuda_launch_steps(r, shape, diag);
-    int result = driver->stream_captured(r->stream, &graph);
+    int result = driver->stream_captured(r->own, &graph);
+    r->stream = stream;
     if (status == SYL_OK) status = syl_cuda_check(device, result, "capturing a graph", diag);
     if (status == SYL_OK)
         status = syl_cuda_check(device, driver->graph_instantiate(out, graph, 0), "making a graph", diag);

@@ -25,7 +25,8 @@ static syl_status make_tensors(syl_cuda_tensors *t, int n, syl_diag *diag) {
     t->n = n;
     t->offsets = calloc((size_t)n + 1, sizeof *t->offsets);
     t->sizes = calloc((size_t)n + 1, sizeof *t->sizes);
-    return t->offsets && t->sizes
+    t->given = calloc((size_t)n + 1, sizeof *t->given);
+    return t->offsets && t->sizes && t->given
                ? SYL_OK
                : syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for a list of buffers");
 }
@@ -35,6 +36,7 @@ static void free_tensors(syl_cuda_runner *r, syl_cuda_tensors *t) {
     syl_cuda_unpin(r->cuda->device, &t->host);
     free(t->offsets);
     free(t->sizes);
+    free(t->given);
 }
 
 static syl_status check_buffers(const syl_plan *plan, syl_diag *diag) {
@@ -46,6 +48,61 @@ static syl_status check_buffers(const syl_plan *plan, syl_diag *diag) {
     return SYL_OK;
 }
 
+/* A block at least this large; what it held is lost if it grows. The stream is idle. */
+static syl_status grow(syl_cuda_runner *r, syl_cuda_memory *memory, syl_cuda_use use, size_t size,
+                       syl_diag *diag) {
+    if (memory->at && size <= memory->size) return SYL_OK;
+    syl_cuda_graphs_drop(r);
+    syl_cuda_free(r->cuda->device, memory);
+    return syl_cuda_alloc(r->cuda->device, use, size, diag, memory);
+}
+
+static syl_status too_large(syl_diag *diag, int64_t rows) {
+    return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "activations of %lld rows are too large",
+                     (long long)rows);
+}
+
+/* Slots and workspace; both keep what they have room for already. */
+static syl_status reserve_rows(syl_cuda_runner *r, const int64_t wanted[2], syl_diag *diag) {
+    int64_t rows[2], positions = syl_cuda_round_positions(r, r->base.kv ? r->shape.context : 1);
+    size_t slots, workspace;
+    if (r->arena.at && wanted[0] <= r->cap[0] && wanted[1] <= r->cap[1]) return SYL_OK;
+    for (int s = 0; s < 2; s++) rows[s] = wanted[s] > r->cap[s] ? wanted[s] : r->cap[s];
+    r->cap[0] = r->cap[1] = 0;
+    if (!syl_cuda_slots(r->base.engine->plan, rows, r->slot_offset, &slots) ||
+        !syl_cuda_workspace(r->base.engine, rows, positions, &workspace))
+        return too_large(diag, rows[0]);
+    SYL_TRY(check(r, r->cuda->device->driver.stream_wait(r->stream), "waiting for runs", diag));
+    SYL_TRY(grow(r, &r->arena, SYL_CUDA_ACTIVATIONS, slots + ALIGN, diag));
+    if (workspace > r->workspace.size || !r->workspace.at) {
+        SYL_TRY(grow(r, &r->workspace, SYL_CUDA_WORKSPACE, workspace + ALIGN, diag));
+        r->after_kernel = false;
+        SYL_TRY(check(r, r->cuda->device->driver.fill(r->workspace.at, 0, r->workspace.size, r->stream),
+                      "clearing the workspace", diag));
+    }
+    for (int s = 0; s < 2; s++) r->cap[s] = rows[s];
+    return SYL_OK;
+}
+
+/* What a language model's runner will take, before any of it is taken: the KV cache, slots and workspace for the largest chunk of a prompt
+ * and for a token of each sequence. cap gets the rows. */
+static syl_status plan_memory(syl_cuda_runner *r, syl_diag *diag) {
+    const syl_engine *engine = r->base.engine;
+    size_t want[SYL_CUDA_USE_COUNT] = {0}, page, pages;
+    int64_t positions = syl_cuda_round_positions(r, r->shape.context), chunk = syl_backend_cuda.chunk;
+    if (chunk > r->shape.context) chunk = r->shape.context;
+    if (chunk < r->shape.sequences) chunk = r->shape.sequences;
+    syl_engine_rows(engine, chunk, r->shape.sequences, r->cap);
+    if (!syl_kv_page_bytes(&r->shape, &page) ||
+        !syl_size_mul((size_t)syl_kv_table_stride(&r->shape), (size_t)r->shape.sequences, &pages) ||
+        !syl_size_mul(page, pages, &want[SYL_CUDA_KV]))
+        want[SYL_CUDA_KV] = SIZE_MAX;
+    if (!syl_cuda_slots(engine->plan, r->cap, NULL, &want[SYL_CUDA_ACTIVATIONS]) ||
+        !syl_cuda_workspace(engine, r->cap, positions, &want[SYL_CUDA_WORKSPACE]))
+        return too_large(diag, chunk);
+    return syl_cuda_room(r->cuda->device, want, diag);
+}
+
 static syl_status fill(syl_cuda_runner *r, const syl_kv_shape *kv, syl_diag *diag) {
     const syl_engine *engine = r->base.engine;
     const syl_cuda_driver *driver = &r->cuda->device->driver;
@@ -55,11 +112,15 @@ static syl_status fill(syl_cuda_runner *r, const syl_kv_shape *kv, syl_diag *dia
     r->slot_offset = calloc(engine->plan->slots.n + 1, sizeof *r->slot_offset);
     if (!r->slot_offset)
         return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for a list of buffers");
-    SYL_TRY(check(r, driver->stream_create(&r->stream, CU_STREAM_NON_BLOCKING), "making a stream", diag));
+    SYL_TRY(check(r, driver->stream_create(&r->own, CU_STREAM_NON_BLOCKING), "making a stream", diag));
+    r->stream = r->own;
     SYL_TRY(check(r, driver->event_create(&r->staged, CU_EVENT_NO_TIMING), "making an event", diag));
     if (!kv) return SYL_OK;
     r->shape = *kv;
-    return syl_cuda_pages_create(r, diag);
+    SYL_TRY(plan_memory(r, diag));
+    SYL_TRY(syl_cuda_pages_create(r, diag));
+    const int64_t rows[2] = {r->cap[0], r->cap[1]};
+    return reserve_rows(r, rows, diag);
 }
 
 static void close_inside(syl_cuda_runner *r) {
@@ -73,7 +134,7 @@ static void close_inside(syl_cuda_runner *r) {
     syl_cuda_choose_destroy(r);
     syl_cuda_pages_destroy(r);
     if (r->staged) driver->event_destroy(r->staged);
-    if (r->stream) driver->stream_destroy(r->stream);
+    if (r->own) driver->stream_destroy(r->own);
     free(r->slot_offset);
 }
 
@@ -112,42 +173,6 @@ static syl_status open_runner(const syl_engine *engine, syl_pool *pool, const sy
 
 /* ---- buffers ---- */
 
-/* A block at least this large; what it held is lost if it grows. The stream is idle. */
-static syl_status grow(syl_cuda_runner *r, syl_cuda_memory *memory, syl_cuda_use use, size_t size,
-                       syl_diag *diag) {
-    if (memory->at && size <= memory->size) return SYL_OK;
-    syl_cuda_graphs_drop(r);
-    syl_cuda_free(r->cuda->device, memory);
-    return syl_cuda_alloc(r->cuda->device, use, size, diag, memory);
-}
-
-static syl_status too_large(syl_diag *diag, int64_t rows) {
-    return syl_error(diag, SYL_ERR_size_overflow, SYL_NOWHERE, "activations of %lld rows are too large",
-                     (long long)rows);
-}
-
-/* Slots and workspace; both keep what they have room for already. */
-static syl_status reserve_rows(syl_cuda_runner *r, const syl_run *run, syl_diag *diag) {
-    int64_t rows[2], positions = syl_cuda_round_positions(r, r->base.kv ? r->shape.context : 1);
-    size_t slots, workspace;
-    if (r->arena.at && run->rows[0] <= r->cap[0] && run->rows[1] <= r->cap[1]) return SYL_OK;
-    for (int s = 0; s < 2; s++) rows[s] = run->rows[s] > r->cap[s] ? run->rows[s] : r->cap[s];
-    r->cap[0] = r->cap[1] = 0;
-    if (!syl_cuda_slots(r->base.engine->plan, rows, r->slot_offset, &slots) ||
-        !syl_cuda_workspace(r->base.engine, rows, positions, &workspace))
-        return too_large(diag, rows[0]);
-    SYL_TRY(check(r, r->cuda->device->driver.stream_wait(r->stream), "waiting for runs", diag));
-    SYL_TRY(grow(r, &r->arena, SYL_CUDA_ACTIVATIONS, slots + ALIGN, diag));
-    if (workspace > r->workspace.size || !r->workspace.at) {
-        SYL_TRY(grow(r, &r->workspace, SYL_CUDA_WORKSPACE, workspace + ALIGN, diag));
-        r->after_kernel = false;
-        SYL_TRY(check(r, r->cuda->device->driver.fill(r->workspace.at, 0, r->workspace.size, r->stream),
-                      "clearing the workspace", diag));
-    }
-    for (int s = 0; s < 2; s++) r->cap[s] = rows[s];
-    return SYL_OK;
-}
-
 static syl_status place_tensors(syl_cuda_tensors *t, const size_t *sizes, syl_diag *diag, size_t *total) {
     *total = 0;
     for (int i = 0; i < t->n; i++) {
@@ -177,7 +202,7 @@ static syl_status reserve_tensors(syl_cuda_runner *r, syl_cuda_tensors *t, const
 
 static syl_status reserve_inside(syl_cuda_runner *r, const syl_run *run, syl_diag *diag) {
     SYL_TRY(check(r, r->cuda->device->driver.event_wait(r->staged), "waiting for a copy", diag));
-    SYL_TRY(reserve_rows(r, run, diag));
+    SYL_TRY(reserve_rows(r, run->rows, diag));
     SYL_TRY(reserve_tensors(r, &r->in, run->input_bytes, true, diag));
     return reserve_tensors(r, &r->out, run->output_bytes, false, diag);
 }
@@ -207,15 +232,19 @@ static syl_status copy_part(syl_cuda_runner *r, size_t begin, size_t end, syl_di
                  "copying inputs", diag);
 }
 
-/* All inputs, but for the ids where they are the token that the device has chosen: it has written them. */
+/* All inputs, in as few copies as may be, but for those that the device has: the token it has chosen, and what callers gave there. */
 static syl_status copy_inputs(syl_cuda_runner *r, const syl_run *run, syl_diag *diag) {
-    const syl_cuda_tensors *in = &r->in;
-    size_t size = in->n ? in->offsets[in->n - 1] + in->sizes[in->n - 1] : 0;
-    if (!run->follow) return copy_part(r, 0, size, diag);
-    int ids = 0;
-    while (r->base.engine->signature.roles[ids] != SYL_INPUT_IDS) ids++;
-    SYL_TRY(copy_part(r, 0, in->offsets[ids], diag));
-    return ids + 1 < in->n ? copy_part(r, in->offsets[ids + 1], size, diag) : SYL_OK;
+    syl_cuda_tensors *in = &r->in;
+    const syl_engine *engine = r->base.engine;
+    size_t begin = 0;
+    for (int i = 0; i < in->n; i++) {
+        bool skip = in->given[i] || (run->follow && engine->signature.roles[i] == SYL_INPUT_IDS);
+        in->given[i] = false;
+        if (!skip) continue;
+        SYL_TRY(copy_part(r, begin, in->offsets[i], diag));
+        begin = i + 1 < in->n ? in->offsets[i + 1] : SIZE_MAX;
+    }
+    return in->n ? copy_part(r, begin, in->offsets[in->n - 1] + in->sizes[in->n - 1], diag) : SYL_OK;
 }
 
 static syl_status run_inside(syl_cuda_runner *r, const syl_run *run, syl_diag *diag) {
@@ -294,6 +323,54 @@ static syl_status chosen(syl_runner *base, syl_diag *diag, int32_t *id) {
     return status;
 }
 
+/* ---- callers on the device ---- */
+
+static syl_status device_stream(syl_runner *base, void *stream, syl_diag *diag) {
+    syl_cuda_runner *r = runner_of(base);
+    SYL_TRY(wait_for(base, diag));
+    r->stream = stream ? stream : r->own;
+    r->after_kernel = false;
+    return SYL_OK;
+}
+
+static syl_status device_input(syl_runner *base, int i, uint64_t address, size_t size, syl_diag *diag) {
+    syl_cuda_runner *r = runner_of(base);
+    SYL_TRY(syl_cuda_enter(r->cuda->device, diag));
+    r->after_kernel = false;
+    r->in.given[i] = true;
+    int result =
+        size ? r->cuda->device->driver.copy(r->in.memory.at + r->in.offsets[i], address, size, r->stream)
+             : CU_SUCCESS;
+    syl_status status = check(r, result, "copying an input", diag);
+    syl_cuda_leave(r->cuda->device);
+    return status;
+}
+
+static uint64_t device_output(syl_runner *base, int i) {
+    const syl_cuda_runner *r = runner_of(base);
+    return r->out.memory.at + r->out.offsets[i];
+}
+
+static syl_status read_inside(syl_cuda_runner *r, uint64_t address, size_t size, void *to, syl_diag *diag) {
+    const syl_cuda_driver *driver = &r->cuda->device->driver;
+    syl_cuda_pinned host;
+    SYL_TRY(syl_cuda_pin(r->cuda->device, size, diag, &host));
+    r->after_kernel = false;
+    int result = size ? driver->copy_out(host.data, address, size, r->stream) : CU_SUCCESS;
+    if (result == CU_SUCCESS) result = driver->stream_wait(r->stream);
+    if (result == CU_SUCCESS) memcpy(to, host.data, size);
+    syl_cuda_unpin(r->cuda->device, &host);
+    return check(r, result, "reading an input", diag);
+}
+
+static syl_status device_read(syl_runner *base, uint64_t address, size_t size, void *to, syl_diag *diag) {
+    syl_cuda_runner *r = runner_of(base);
+    SYL_TRY(syl_cuda_enter(r->cuda->device, diag));
+    syl_status status = read_inside(r, address, size, to, diag);
+    syl_cuda_leave(r->cuda->device);
+    return status;
+}
+
 static syl_status copy_rate(syl_runner *base, syl_diag *diag, double *out) {
     syl_cuda_runner *r = runner_of(base);
     SYL_TRY(syl_cuda_enter(r->cuda->device, diag));
@@ -323,6 +400,10 @@ const syl_backend syl_backend_cuda = {
     .ahead = 1,
     .choose_begin = choose_begin,
     .chosen = chosen,
+    .device_stream = device_stream,
+    .device_input = device_input,
+    .device_output = device_output,
+    .device_read = device_read,
     .copy_rate = copy_rate,
     .bytes = bytes,
 };

@@ -20,6 +20,7 @@ typedef struct syl_cuda_pages {
 typedef struct syl_cuda_tensors {
     int n;
     size_t *offsets, *sizes; /* of the run at hand */
+    bool *given;             /* arguments that the device has of its own memory already */
     syl_cuda_memory memory;
     syl_cuda_pinned host;
 } syl_cuda_tensors;
@@ -50,7 +51,8 @@ typedef struct syl_cuda_choices {
 typedef struct syl_cuda_runner {
     syl_runner base;
     syl_cuda_engine *cuda;
-    cu_stream stream;
+    cu_stream stream; /* where work goes: its own, or a caller's */
+    cu_stream own;
     cu_event staged; /* behind the last copy out of pinned memory */
     syl_kv_shape shape;
     syl_cuda_pages pages;

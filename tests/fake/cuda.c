@@ -319,6 +319,10 @@ API int cuEventRecord(void *event, stream *stream) {
     USABLE();
     return event && stream && !stream->capturing ? OK : wrong(__func__);
 }
+API int cuEventRecordWithFlags(void *event, stream *stream, unsigned flags) {
+    USABLE();
+    return event && stream && stream->capturing && flags == 1 ? OK : wrong(__func__);
+}
 API int cuEventSynchronize(void *event) {
     USABLE();
     return event ? OK : wrong(__func__);

@@ -1,4 +1,4 @@
-/* Comparing: the device counts differing words, so that large results never leave it. */
+/* Comparing: the device counts differing bytes, so that large results never leave it. */
 #include "check.h"
 #include <math.h>
 #include <stdlib.h>
@@ -6,7 +6,7 @@
 
 static const char differ_source[] =
     "typedef unsigned long long u64;\n"
-    "extern \"C\" __global__ void differ(const unsigned short *a, const unsigned short *b, u64 n, u64 *out) "
+    "extern \"C\" __global__ void differ(const unsigned char *a, const unsigned char *b, u64 n, u64 *out) "
     "{\n"
     "    u64 count = 0, first = ~0ull, step = (u64)gridDim.x * blockDim.x;\n"
     "    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step)\n"
@@ -31,11 +31,11 @@ void gpu_checker_create(gpu *g, gpu_checker *out) {
 
 static unsigned blocks_for(uint64_t n) {
     uint64_t blocks = (n + 1023) / 1024;
-    return (unsigned)(blocks < 1024 ? blocks : 1024);
+    return (unsigned)(blocks < 1 ? 1 : blocks < 1024 ? blocks : 1024); /* no block at all is an error */
 }
 
 uint64_t gpu_differ(gpu *g, const gpu_checker *c, cu_address a, cu_address b, size_t size, uint64_t *first) {
-    uint64_t n = size / 2, counts[2] = {0, UINT64_MAX};
+    uint64_t n = size, counts[2] = {0, UINT64_MAX};
     cu_address out = c->counts;
     gpu_put(g, out, counts, sizeof counts);
     void *parameters[] = {&a, &b, &n, &out};

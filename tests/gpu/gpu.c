@@ -221,8 +221,8 @@ void gpu_launch(gpu *g, gpu_kernel *k, const cu_address *buffers, cu_address wor
                                .attributes = attributes};
     if (k->launch.cluster > 1) {
         attributes[config.n_attributes].id = CU_LAUNCH_CLUSTER;
-        attributes[config.n_attributes].value.cluster.x = (unsigned)k->launch.cluster;
-        attributes[config.n_attributes].value.cluster.y = attributes[config.n_attributes].value.cluster.z = 1;
+        attributes[config.n_attributes].value.cluster.y = (unsigned)k->launch.cluster;
+        attributes[config.n_attributes].value.cluster.x = attributes[config.n_attributes].value.cluster.z = 1;
         config.n_attributes++;
     }
     if (k->launch.dependent && !g->plain && g->capability >= 90) {

@@ -1,6 +1,6 @@
 /* Greedy text on the GPU and on the CPU: the same tokens, or a first difference that a tie explains.
  *
- *     gpu_greedy [--tokens 128] ARTIFACT [PROMPT]
+ *     gpu_greedy [--tokens 128] [--device cuda:N] ARTIFACT [PROMPT]
  *
  * At the first difference the logits of both tokens on both devices are printed. It is a tie where the two tokens are closer together than twice
  * the largest difference of a logit between the devices, and the devices' logits agree within 2 % (rms). Public API alone. */
@@ -48,7 +48,7 @@ static void start(side *s, const char *path) {
     const char *why = "";
     must(s, syl_instance_create(&options, &s->instance), "an instance");
     must(s, syl_instance_gpus(s->instance, &gpus, &why), "looking for GPUs");
-    if (!gpus) {
+    if (!gpus && strcmp(s->device, "cpu") != 0) {
         fprintf(stderr, "not run: %s\n", why);
         exit(NOT_RUN);
     }
@@ -103,11 +103,13 @@ static int is_tie(side *cpu, side *gpu, const int32_t *prompt, size_t n_prompt, 
 }
 
 int main(int argc, char **argv) {
-    static const struct option options[] = {{"tokens", required_argument, NULL, 't'}, {0}};
+    static const struct option options[] = {
+        {"tokens", required_argument, NULL, 't'}, {"device", required_argument, NULL, 'd'}, {0}};
     static side cpu = {.device = "cpu"}, gpu = {.device = "cuda"};
     int64_t tokens = 128;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (c == 't') tokens = atoll(optarg);
+        if (c == 'd') gpu.device = optarg;
         if (c == '?') return 2;
     }
     if (optind == argc || tokens < 1 || tokens > MAX_TOKENS / 2) {

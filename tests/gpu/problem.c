@@ -222,6 +222,13 @@ static bool make_stored(gpu_problem *p, const char *name, const syl_type *type, 
             out->group_scale[i] = (uint8_t)(1 + random_bits(p) % 16);
             out->group_zero[i] = (uint8_t)(random_bits(p) % 16);
         }
+        /* as quantize makes them: no code stands for more than +-127 (ops.def: scale = absmax / 119) */
+        for (size_t i = 0; ok && info->two_level && i < n; i++) {
+            size_t group = i / (size_t)info->group;
+            int reach = 127 / out->group_scale[group], zero = out->group_zero[group];
+            if (out->codes[i] > zero + reach) out->codes[i] = (int8_t)(zero + reach);
+            if (out->codes[i] < zero - reach) out->codes[i] = (int8_t)(zero - reach);
+        }
     }
     p->random = saved;
     return ok;

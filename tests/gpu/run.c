@@ -20,20 +20,29 @@ static bool wanted(const syl_cuda_variant *variant, const char *only) {
     return !only || strstr(syl_cuda_families[variant->family].name, only);
 }
 
-/* Of each family the best one, then `more` others; which ones depends on the problem, so that all are met in the course of many. */
+static uint64_t hash_variant(const syl_cuda_variant *variant, uint64_t salt) {
+    uint64_t h = salt * 1099511628211u + (uint64_t)variant->family;
+    for (int i = 0; i < SYL_CUDA_PARAMS; i++) h = (h ^ (uint64_t)variant->values[i]) * 0x9e3779b97f4a7c15u;
+    return h ^ h >> 29;
+}
+
+/* Of each family the best one, then those `more` others with the least hashes: the same for all numbers of rows that they fit, others for
+ * each problem, so that in the course of many all are met. */
 static int pick(const syl_cuda_variant *all, int n, int more, const char *only, uint64_t salt, int *out) {
     int n_out = 0;
     bool any = false;
     for (int i = 0; i < n; i++) any |= wanted(&all[i], only);
     for (int i = 0; i < n; i++) {
         if (any && !wanted(&all[i], only)) continue;
-        int of_family = 0, before = 0;
-        for (int j = 0; j < n; j++)
-            if (all[j].family == all[i].family) of_family++, before += j < i;
-        bool chosen = before == 0 || more < 0;
-        for (int m = 0; m < more && of_family > 1; m++)
-            chosen |= before == 1 + (int)((salt + (uint64_t)m * 7) % (uint64_t)(of_family - 1));
-        if (chosen && n_out < GPU_MAX_VARIANTS) out[n_out++] = i;
+        int first = -1, below = 0; /* others of the family with a smaller hash */
+        for (int j = 0; j < n; j++) {
+            if (all[j].family != all[i].family) continue;
+            if (first < 0)
+                first = j;
+            else
+                below += hash_variant(&all[j], salt) < hash_variant(&all[i], salt);
+        }
+        if ((first == i || more < 0 || below < more) && n_out < GPU_MAX_VARIANTS) out[n_out++] = i;
     }
     return n_out;
 }

@@ -131,6 +131,13 @@ def make_graph():
     broken("graph-shape", "96x96xreal", "96x95xreal")
     broken("graph-no-tensor", "output_norm.weight", "output_nrom.weight")
     broken("graph-no-file", "good.gguf", "nowhere.gguf")
+    patches = """{"sylvester": 1, "name": "p", "inputs": [{"name": "x", "type": "tensor<Bx16xf32>"}, {"name": "i", "type": "tensor<Txi32>"}],
+ "nodes": [{"op": "patchify", "in": ["x"], "channels": 1, "height": 4, "width": 4, "patch": 2, "type": "tensor<Tx4xf32>", "out": "y"}],
+ "outputs": ["y"]}
+"""
+    save("graph-patches.json", replaced(patches, '"patch": 2', '"patch": 3'))
+    save("graph-patches-rows.json", replaced(patches, "tensor<Tx4xf32>", "tensor<Sx4xf32>"))
+    save("graph-patches-type.json", replaced(patches, ' "type": "tensor<Tx4xf32>",', ""))
     save("graph-source.json", text.replace("good.gguf", "good.sir"))
 
 

@@ -77,7 +77,7 @@ static void stop(testing *t) {
     syl_arena_free(&t->arena);
 }
 
-/* Runs the plan's steps, whose rows are T each, cut into two ranges of tasks; one result, no weights but vectors. */
+/* Runs the plan's steps, each cut into two ranges of tasks; one result, no weights but vectors. T is the first symbol. */
 static void run_plan(testing *t, const syl_host_target *target, float *out) {
     syl_plan *plan;
     syl_host_code *code;
@@ -211,6 +211,38 @@ static void full_attention(void **state) {
           3, 1, 2e-6);
 }
 
+/* Pictures to patches and back: alone, in a row-wise region behind which codes stand, from columns of a wider matrix, from bf16. */
+static void pictures(void **state) {
+    (void)state;
+#define SIZES(channels, height, width, patch)                                                                \
+    "{channels = " #channels ", height = " #height ", patch = " #patch ", width = " #width "}"
+    check(ONE("%i: tensor<Txi32>, %x: tensor<Bx48xf32>", "tensor<Tx12xf32>",
+              "%r = patchify %x " SIZES(3, 4, 4, 2) " : tensor<Tx12xf32>"),
+          12, 3, 0);
+    check(
+        ONE("%z: tensor<Tx18xf32>, %x: tensor<Bx210xf32>", "tensor<Tx18xf32>",
+            "%v = slice %x {axis = 1, begin = 30, end = 210} : tensor<Bx180xf32> %p = patchify %v " SIZES(
+                2, 6, 15,
+                3) " : tensor<Tx18xf32> "
+                   "%n = layer_norm %p {eps = 1e-06} : tensor<Tx18xf32> %r = mul %n, %z : tensor<Tx18xf32>"),
+        20, 2, 2e-6);
+    check(ONE("%x: tensor<Tx12xf32>, %i: tensor<Bxi32>", "tensor<Bx120xf32>",
+              "%r = unpatchify %x " SIZES(3, 4, 10, 2) " : tensor<Bx120xf32>"),
+          30, 3, 0);
+    check(ONE("%x: tensor<Tx20xf32>, %z: tensor<Bx64xf32>", "tensor<Bx64xf32>",
+              "%v = slice %x {axis = 1, begin = 3, end = 19} : tensor<Tx16xf32> %p = unpatchify %v " SIZES(
+                  1, 8, 8, 4) " : tensor<Bx64xf32> "
+                              "%r = add %p, %z : tensor<Bx64xf32>"),
+          16, 4, 0);
+    check("module @m { func @forward(%i: tensor<Txi32>, %x: tensor<Bx48xf32>) -> tensor<Bx48xf32> { "
+          "%p = fused {slots = [0]} : tensor<Tx12xbf16> { %a = patchify %x " SIZES(
+              3, 4, 4, 2) " : tensor<Tx12xbf16> yield %a } "
+                          "%y = fused {slots = [-1]} : tensor<Bx48xf32> { %b = unpatchify %p " SIZES(
+                              3, 4, 4, 2) " : tensor<Bx48xf32> yield %b } "
+                                          "return %y } }",
+          20, 5, 0);
+}
+
 /* A row's result depends on its own sequence only. */
 static void sequences_do_not_mix(void **state) {
     (void)state;
@@ -235,9 +267,13 @@ static void sequences_do_not_mix(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(layer_norm),         cmocka_unit_test(gelu),
-        cmocka_unit_test(timestep_embedding), cmocka_unit_test(modulated_rows),
-        cmocka_unit_test(full_attention),     cmocka_unit_test(sequences_do_not_mix),
+        cmocka_unit_test(layer_norm),
+        cmocka_unit_test(gelu),
+        cmocka_unit_test(timestep_embedding),
+        cmocka_unit_test(modulated_rows),
+        cmocka_unit_test(pictures),
+        cmocka_unit_test(full_attention),
+        cmocka_unit_test(sequences_do_not_mix),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -381,7 +381,7 @@ static void runs_functions_of_tensors(void **state) {
     assert_int_equal(info.vocabulary, 0);
     assert_int_equal(syl_session_limit(a.session), 0);
     assert_int_equal(syl_session_length(a.session, 0), -1);
-    syl_tensor in = {sizeof in, "x", "f32", 2, {3, 8}, x}, out = {.size = sizeof out};
+    syl_tensor in = {sizeof in, "x", "f32", 2, {3, 8}, x, 0}, out = {.size = sizeof out};
     assert_int_equal(syl_session_output(a.session, 0, &out), SYL_USAGE); /* not called yet */
     ok(&a, syl_session_call(a.session, &in, 1));
     ok(&a, syl_session_output(a.session, 0, &out));
@@ -392,7 +392,7 @@ static void runs_functions_of_tensors(void **state) {
     memcpy(first, out.data, sizeof first);
     assert_memory_not_equal(first, x, sizeof first);
     /* A row alone has the bits it had among others. */
-    syl_tensor row = {sizeof row, "x", "f32", 2, {1, 8}, x + 8};
+    syl_tensor row = {sizeof row, "x", "f32", 2, {1, 8}, x + 8, 0};
     ok(&a, syl_session_call(a.session, &row, 1));
     ok(&a, syl_session_output(a.session, 0, &out));
     assert_memory_equal(out.data, first + 8, 8 * sizeof(float));

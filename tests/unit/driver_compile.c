@@ -91,6 +91,7 @@ static void low_rank_branches_equal_the_reference(void **state) {
     (void)state;
     for (uint64_t seed = 17; seed < 19; seed++) check_against_reference(seed, "w8a8-svd32", "host", 0.03);
     check_against_reference(19, "w8a8-svd32", "generic", 0.03);
+    check_against_reference(19, "w4a8-svd32", "host", 0.03);
 }
 
 static void other_machines_equal_the_reference(void **state) {
@@ -196,6 +197,7 @@ static void compiles_give_equal_bytes(void **state) {
     (void)state;
     check_bytes("w8a8");
     check_bytes("w8a8-svd32");
+    check_bytes("w4a8-svd32");
 }
 
 static void an_input_is_never_replaced(void **state) {

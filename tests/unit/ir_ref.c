@@ -187,6 +187,37 @@ static void test_full_attention(void **state) {
     assert_non_null(strstr(f->messages.p, "3 rows are not sequences of 2"));
 }
 
+/* Two pictures of two channels, 2 x 4, cut into two squares each, and put together again. */
+static void test_patches(void **state) {
+    fixture *f = *state;
+    static const char cut
+        [] = "%y = patchify %x {channels = 2, height = 2, patch = 2, width = 4} : tensor<Tx8xf32> return %y",
+     join[] =
+         "%y = unpatchify %x {channels = 2, height = 2, patch = 2, width = 4} : tensor<Bx16xf32> return %y",
+     cut_args[] = "%x: tensor<Bx16xf32>, %i: tensor<Txi32>",
+     join_args[] = "%x: tensor<Tx8xf32>, %i: tensor<Bxi32>";
+    double pictures[32];
+    for (int k = 0; k < 32; k++) pictures[k] = k;
+    static const double patches[32] = {0,  1,  4,  5,  8,  9,  12, 13, 2,  3,  6,  7,  10, 11, 14, 15,
+                                       16, 17, 20, 21, 24, 25, 28, 29, 18, 19, 22, 23, 26, 27, 30, 31};
+    EACH_PRECISION(p) {
+        give(f, 2, 16, pictures);
+        give_ints(f, 4, (const int32_t[]){0, 0, 0, 0});
+        assert_int_equal(run(f, p, cut_args, "tensor<Tx8xf32>", cut), SYL_OK);
+        expect(f, 0, 32, patches, 0);
+        clear(f);
+        give(f, 4, 8, patches);
+        give_ints(f, 2, (const int32_t[]){0, 0});
+        assert_int_equal(run(f, p, join_args, "tensor<Bx16xf32>", join), SYL_OK);
+        expect(f, 0, 32, pictures, 0);
+    }
+    clear(f);
+    give(f, 2, 16, pictures);
+    give_ints(f, 3, (const int32_t[]){0, 0, 0});
+    assert_int_equal(run(f, SYL_REF_F64, cut_args, "tensor<Tx8xf32>", cut), SYL_INPUT);
+    assert_non_null(strstr(f->messages.p, "3 rows of patches are not 2 for each of 2 pictures"));
+}
+
 static void test_rounding(void **state) {
     fixture *f = *state;
     static const char args[] = "%a: tensor<3xf32>", types[] = "(tensor<3xbf16>, tensor<3xf16>)";
@@ -615,13 +646,13 @@ static void test_random_models(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(elementwise), TEST(diffusion),     TEST(full_attention),
-        TEST(rounding),    TEST(rms_norm),      TEST(head_norm),
-        TEST(scaled_rope), TEST(linear),        TEST(quantized_linear),
-        TEST(rope),        TEST(attention),     TEST(quantized_cache),
-        TEST(moves),       TEST(transforms),    TEST(hadamard_inverse),
-        TEST(mse),         TEST(regions),       TEST(arguments),
-        TEST(every_op),    TEST(random_models),
+        TEST(elementwise),      TEST(diffusion),   TEST(full_attention),
+        TEST(patches),          TEST(rounding),    TEST(rms_norm),
+        TEST(head_norm),        TEST(scaled_rope), TEST(linear),
+        TEST(quantized_linear), TEST(rope),        TEST(attention),
+        TEST(quantized_cache),  TEST(moves),       TEST(transforms),
+        TEST(hadamard_inverse), TEST(mse),         TEST(regions),
+        TEST(arguments),        TEST(every_op),    TEST(random_models),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

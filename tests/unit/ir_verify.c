@@ -109,6 +109,27 @@ static const struct {
     {FUNC("%z = take %x, %r : tensor<Rx8xf32> %y = full_attention %x, %z, %x {heads = 2, scale = 1.0, tokens "
           "= 2} : tensor<Tx8xf32>"),
      "ir-shape", "their shapes differ"},
+#define PATCHES(sizes, type) FUNC("%y = patchify %x {channels = 2, " sizes "} : " type)
+    {PATCHES("height = 2, width = 2", "tensor<Rx2xf32>"), "ir-attribute", "needs the attribute 'patch'"},
+    {PATCHES("height = 2, width = 2, patch = 0", "tensor<Rx2xf32>"), "ir-attribute", "expected 1 to 65536"},
+    {PATCHES("height = 65537, width = 2, patch = 1", "tensor<Rx2xf32>"), "ir-attribute", "65537"},
+    {PATCHES("height = 2, width = 3, patch = 2", "tensor<Rx2xf32>"), "ir-attribute", "do not fill 2 x 3"},
+    {PATCHES("height = 65536, width = 65536, patch = 1", "tensor<Rx2xf32>"), "ir-attribute",
+     "at most 268435456"},
+    {PATCHES("height = 2, width = 4, patch = 2", "tensor<Rx8xf32>"), "ir-shape",
+     "not 16 elements, a picture"},
+    {PATCHES("height = 2, width = 2, patch = 1", "tensor<Tx2xf32>"), "ir-shape", "4 times those of pictures"},
+    {PATCHES("height = 2, width = 2, patch = 1", "tensor<4x2xf32>"), "ir-shape", "4 times those of pictures"},
+    {PATCHES("height = 2, width = 2, patch = 1", "tensor<Sx2xf32>"), "ir-shape", "no argument has S"},
+    {PATCHES("height = 2, width = 2, patch = 1", "tensor<Rx4xf32>"), "ir-shape", "expected tensor<Rx2xf32>"},
+    {PATCHES("height = 2, width = 2, patch = 1", "tensor<Rxf32>"), "ir-shape", "declared as a matrix"},
+    {PATCHES("height = 2, width = 2, patch = 1", "kv<2x1x4xf32>"), "ir-shape", "declared as a matrix"},
+    {FUNC("%y = unpatchify %x {channels = 2, height = 4, patch = 1, width = 2} : tensor<Rx16xf32>"),
+     "ir-shape", "not 2 elements, a patch"},
+    {FUNC("%y = unpatchify %x {channels = 2, height = 4, patch = 2, width = 2} : tensor<Tx16xf32>"),
+     "ir-shape", "2 times those of pictures"},
+    {FUNC("%y = unpatchify %i {channels = 2, height = 4, patch = 2, width = 2} : tensor<Rx16xf32>"),
+     "ir-type", "a float tensor"},
     {FUNC("%y = silu %x : tensor<Tx9xf32>"), "ir-shape", "expected tensor<Tx8xf32>"},
     {FUNC("%y = silu %x : tensor<Tx8xi32>"), "ir-type", "expected tensor<Tx8xf32>"},
     {FUNC("%y = silu %i : tensor<Txf32>"), "ir-type", "a float tensor"},
@@ -147,6 +168,17 @@ static const struct {
     {FUNC(W
           "%u, %d, %e = low_rank_split %w {rank = 2} : tensor<6x2xreal>, tensor<8x2xreal>, tensor<6x8xreal>"),
      "ir-shape", "expected tensor<2x8xreal>"},
+#define SPLIT(attributes)                                                                                    \
+    FUNC(W "%u, %d, %e = low_rank_split %w {rank = 2, " attributes                                           \
+           "} : tensor<6x2xreal>, tensor<2x8xreal>, tensor<6x8xreal>")
+    {SPLIT("rounds = -1, scheme = \"int8_channel\""), "ir-attribute", "rounds is -1"},
+    {SPLIT("rounds = 1001, scheme = \"int8_channel\""), "ir-attribute", "expected 0 to 1000"},
+    {SPLIT("rounds = 2"), "ir-attribute", "scheme is ''"},
+    {SPLIT("rounds = 2, scheme = \"int8_token\""), "ir-attribute", "the type of a weight's codes"},
+    {SPLIT("rounds = 2, scheme = \"bf16\""), "ir-attribute", "the type of a weight's codes"},
+    {SPLIT("rounds = 2, scheme = \"int4_two_level_g64\""), "ir-shape", "rows of 8 elements do not fit"},
+    {SPLIT("scheme = \"int8_channel\""), "ir-attribute", "for splits with rounds"},
+    {SPLIT("clip = mse"), "ir-attribute", "for splits with rounds"},
     {FUNC(W "%u, %d = low_rank_split %w {rank = 2} : tensor<6x2xreal>, tensor<2x8xreal>"), "ir-type",
      "3 results"},
     {FUNC("%u, %d, %e = low_rank_split %x {rank = 2} : tensor<6x2xreal>, tensor<2x8xreal>, tensor<6x8xreal>"),
@@ -252,6 +284,10 @@ static void test_good(void **state) {
                "tensor<6xreal> %y = linear %p, %q, %b : tensor<Tx6xbf16>"),
         FUNC(W "%u, %d, %e = low_rank_split %w {rank = 6} : tensor<6x6xreal>, tensor<6x8xreal>, "
                "tensor<6x8xreal>"),
+        PATCHES("height = 2, width = 2, patch = 1", "tensor<Rx2xf32>"),
+        PATCHES("height = 2, width = 2, patch = 2", "tensor<Tx8xbf16>"),
+        FUNC("%y = unpatchify %x {channels = 2, height = 4, patch = 2, width = 2} : tensor<Rx16xf32>"),
+        SPLIT("rounds = 2, scheme = \"int4_channel\", clip = mse"),
         FUNC("%v = weight \"v\" : tensor<8xreal> %y = scale %x, %v {axis = 1} : tensor<Tx8xf32>"),
         FUNC(W "%u = concat %w, %w {axis = 0} : tensor<12x8xreal> %s = slice %u {axis = 0, begin = 3, end = "
                "9} : tensor<6x8xreal>"),

@@ -31,6 +31,30 @@ static void branches_stay_in_bf16(void **state) {
     }
 }
 
+/* Rounds name the type that quantize-weights will choose: that of the scheme, or int8_channel where rows do not fit it. */
+static void rounds_take_what_codes_will_be(void **state) {
+    (void)state;
+    bench b;
+    bench_open(&b);
+    ir_random r;
+    ir_random_sizes(3, &r);
+    syl_module *module = ir_random_build(&r);
+    bench_run(
+        &b, module,
+        "split-low-rank{rank=2 rounds=1 scheme=int4_two_level},quantize-weights{scheme=int4_two_level}");
+    int splits = 0;
+    for (const syl_op *op = module->funcs->body->first; op; op = op->next) {
+        if (op->code != SYL_OP_quantize || !syl_op_is(syl_operand(op, 0)->def, SYL_OP_low_rank_split))
+            continue;
+        const char *scheme = syl_attr_str(syl_operand(op, 0)->def, "scheme");
+        assert_string_equal(scheme, syl_dtypes[syl_result(op)->type.dtype].name);
+        splits++;
+    }
+    assert_true(splits > 0);
+    syl_module_destroy(module);
+    bench_close(&b);
+}
+
 static syl_status weight_of(void *user, const char *name, int64_t source, const syl_type *type,
                             syl_diag *diag, double *out) {
     (void)name, (void)source, (void)diag;
@@ -98,6 +122,49 @@ static void parts_add_up(void **state) {
     }
 }
 
+/* Squared error of a residual's codes. */
+static double error_of(syl_dtype scheme, bool mse, const double *r) {
+    int8_t codes[240];
+    float scales[20];
+    uint8_t group_scale[20], group_zero[20];
+    double error = 0;
+    assert_true(
+        syl_ref_quantize(r, 20, 12, scheme, mse, &(syl_ref_codes){codes, scales, group_scale, group_zero}));
+    for (int i = 0; i < 240; i++)
+        error += (r[i] - codes[i] * scales[i / 12]) * (r[i] - codes[i] * scales[i / 12]);
+    return error;
+}
+
+/* With rounds the parts still add up, and the codes of the residual lose less: never more, whatever the number of rounds. */
+static void rounds_lose_less(void **state) {
+    (void)state;
+    double u[60], d[36], r[240], w[240], first = 0, best = 0;
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        syl_type type = syl_tensor2(SYL_real, syl_size(20), syl_size(12));
+        assert_int_equal(weight_of(&seed, "w", 0, &type, NULL, w), SYL_OK);
+        assert_int_equal(run_split(", round = bf16", seed, u, d, r), SYL_OK);
+        double least = error_of(SYL_int4_channel, true, r);
+        first += least;
+        for (int rounds = 1; rounds < 9; rounds++) {
+            char text[100];
+            snprintf(text, sizeof text, ", round = bf16, rounds = %d, scheme = \"int4_channel\", clip = mse",
+                     rounds);
+            assert_int_equal(run_split(text, seed, u, d, r), SYL_OK);
+            assert_true(all_bf16(u, 60) && all_bf16(d, 36));
+            for (int i = 0; i < 240; i++) {
+                double sum = r[i] - w[i];
+                for (int k = 0; k < 3; k++) sum += u[i / 12 * 3 + k] * d[k * 12 + i % 12];
+                assert_true(fabs(sum) <= 1e-12);
+            }
+            double error = error_of(SYL_int4_channel, true, r);
+            assert_true(error <= least * (1 + 1e-6)); /* r came back as f32 */
+            least = error;
+        }
+        best += least;
+    }
+    assert_true(best < 0.8 * first);
+}
+
 static void bad_numbers_are_an_error(void **state) {
     (void)state;
     double u[60], d[36], r[240];
@@ -113,16 +180,17 @@ static void options_are_checked(void **state) {
     syl_module *module = ir_random_build(&r);
     assert_int_not_equal(bench_run_with(&b, module, "split-low-rank{rank=0}", NULL), SYL_OK);
     assert_non_null(strstr(b.messages.p, "pass-option"));
+    assert_int_not_equal(bench_run_with(&b, module, "split-low-rank{rounds=1001}", NULL), SYL_OK);
+    assert_non_null(strstr(b.messages.p, "at most 1000"));
     syl_module_destroy(module);
     bench_close(&b);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(branches_stay_in_bf16),
-        cmocka_unit_test(parts_add_up),
-        cmocka_unit_test(bad_numbers_are_an_error),
-        cmocka_unit_test(options_are_checked),
+        cmocka_unit_test(branches_stay_in_bf16),          cmocka_unit_test(parts_add_up),
+        cmocka_unit_test(rounds_take_what_codes_will_be), cmocka_unit_test(rounds_lose_less),
+        cmocka_unit_test(bad_numbers_are_an_error),       cmocka_unit_test(options_are_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 /* The CUDA runtime on a driver without a GPU (tests/fake/cuda.c): arguments, page tables, graphs, choices, the account of memory, and
  * every way in which a driver or a device fails. */
+#include "runtime/function.h"
 #include "runtime/lm.h"
 #include "runtime_cuda_machine.h"
 
@@ -144,6 +145,137 @@ static void weights_arrive(void **state) {
     stop(&r);
 }
 
+/* ---- callers on the device ---- */
+
+static const char function_ir[] =
+    "module @rows {\n"
+    "  func @forward(%x: tensor<Tx16xf32>, %rows: tensor<Rxi32>) -> tensor<Rx16xf32> {\n"
+    "    %y = fused {slots = [-1]} : tensor<Rx16xf32> {\n"
+    "      %t = take %x, %rows : tensor<Rx16xf32>\n"
+    "      %n = silu %t : tensor<Rx16xf32>\n"
+    "      yield %n\n"
+    "    }\n"
+    "    return %y\n"
+    "  }\n"
+    "}\n";
+
+static const char *write_function(fixture *f) {
+    const char *path = test_path(f, "rows.syl");
+    syl_source source = {"rows.sir", function_ir, sizeof function_ir - 1};
+    syl_artifact_info info = {"rows", 0, "{\"name\": \"none\"}", "{}", NULL};
+    syl_artifact_writer *writer;
+    syl_module *module;
+    fixture_ok(f, syl_module_parse(&source, f->diag, &module));
+    fixture_ok(f, syl_module_verify(module, f->diag));
+    fixture_ok(f, syl_artifact_begin(path, module, &info, f->diag, &writer));
+    fixture_ok(f, syl_artifact_commit(writer));
+    syl_module_destroy(module);
+    return path;
+}
+
+typedef struct cu {
+    int (*push)(void *), (*pop)(void **), (*alloc)(uint64_t *, size_t), (*free)(uint64_t),
+        (*stream)(void **, unsigned), (*unstream)(void *);
+} cu;
+static cu caller(void) {
+    void *library = dlopen("libcuda.so.1", RTLD_NOW);
+    cu c;
+    *(void **)&c.push = dlsym(library, "cuCtxPushCurrent_v2");
+    *(void **)&c.pop = dlsym(library, "cuCtxPopCurrent_v2");
+    *(void **)&c.alloc = dlsym(library, "cuMemAlloc_v2");
+    *(void **)&c.free = dlsym(library, "cuMemFree_v2");
+    *(void **)&c.stream = dlsym(library, "cuStreamCreate");
+    *(void **)&c.unstream = dlsym(library, "cuStreamDestroy_v2");
+    return c;
+}
+
+static void tensors_on_the_device(void **state) {
+    (void)state;
+    running r;
+    fixture_open(&r.f, 1);
+    r.gpu = machine_start();
+    syl_engine_options options = {.device = "cuda"};
+    syl_function *function;
+    fixture_ok(&r.f, syl_engine_load(write_function(&r.f), &options, r.f.pool, r.f.diag, &r.engine));
+    fixture_ok(&r.f, syl_function_create(r.engine, r.f.pool, r.f.diag, &function));
+    float x[5 * 16], expected[3 * 16];
+    int32_t rows[3] = {4, 0, 2};
+    for (int i = 0; i < 5 * 16; i++) x[i] = (float)i;
+    syl_array inputs[2] = {{SYL_f32, 2, {5, 16}, x, false}, {SYL_i32, 1, {3}, rows, false}};
+    fixture_ok(&r.f, syl_function_run(function, inputs, r.f.diag));
+    memcpy(expected, syl_function_output(function, 0).data, sizeof expected);
+    cu c = caller();
+    void *stream;
+    uint64_t on_device, rows_there;
+    c.push(r.gpu);
+    assert_int_equal(c.stream(&stream, 1) | c.alloc(&on_device, sizeof x) | c.alloc(&rows_there, sizeof rows),
+                     0);
+    memcpy((void *)(uintptr_t)on_device, x, sizeof x);
+    memcpy((void *)(uintptr_t)rows_there, rows, sizeof rows);
+    fixture_ok(&r.f, syl_function_stream(function, stream, r.f.diag));
+    fixture_ok(&r.f, syl_function_stay(function, true, r.f.diag));
+    inputs[0].data = (void *)(uintptr_t)on_device;
+    inputs[1].data = (void *)(uintptr_t)rows_there;
+    inputs[0].on_device = inputs[1].on_device = true;
+    for (int i = 0; i < 3; i++) { /* the second run is captured, the third replayed */
+        long copies = r.gpu->copies_in;
+        fixture_ok(&r.f, syl_function_run(function, inputs, r.f.diag));
+        assert_int_equal(r.gpu->copies_in, copies);
+        syl_array y = syl_function_output(function, 0);
+        assert_true(y.on_device);
+        assert_memory_equal(y.data, expected, sizeof expected); /* the fake's device memory can be read */
+        memset((void *)(uintptr_t)y.data, 0, sizeof expected);
+    }
+    ((int32_t *)(uintptr_t)rows_there)[1] = 5;
+    syl_status status = syl_function_run(function, inputs, r.f.diag);
+    fixture_error(&r.f, status, "exec-range", "element 1 of input \"rows\" is 5, expected 0..4",
+                  "a row on the device");
+    fixture_ok(&r.f, syl_function_stream(function, NULL, r.f.diag));
+    c.unstream(stream);
+    c.free(on_device);
+    c.free(rows_there);
+    c.pop(&stream);
+    syl_function_destroy(function);
+    syl_engine_destroy(r.engine);
+    machine_stop(r.gpu);
+    fixture_close(&r.f);
+}
+
+/* A run that is measured gives the same numbers, and a time for each step. */
+static int reported;
+static void report_step(void *user, const syl_plan_step *step, const kir_kernel *kernel, int64_t rows,
+                        const syl_step_time *time, const syl_step_cost *cost) {
+    (void)user;
+    assert_non_null(step->label);
+    assert_true(rows >= 1 && time->seconds > 0 && cost->bytes > 0);
+    assert_true(kernel->kind == KIR_ROWS || cost->operations > 0);
+    reported++;
+}
+
+static void steps_are_timed(void **state) {
+    (void)state;
+    running r;
+    start(&r, 1);
+    syl_step_time times[64];
+    syl_profile profile = {.step = report_step};
+    double rate;
+    assert_true(r.engine->plan->steps.n < 64);
+    reported = 0;
+    int32_t id = 3;
+    r.gpu->launch =
+        NULL; /* a graph is replayed twice, and the machine looks for positions that are written twice */
+    syl_context_profile(r.lm.context, &profile, times);
+    syl_batch batch = {.n_tokens = 1, .ids = &id, .n_rows = 1, .rows = (const int32_t[]){0}};
+    fixture_ok(&r.f, syl_context_run(r.lm.context, &batch, r.f.diag));
+    assert_int_equal(reported, r.engine->plan->steps.n);
+    fixture_ok(&r.f, syl_context_run(r.lm.context, &batch, r.f.diag)); /* only the next is measured */
+    assert_int_equal(reported, r.engine->plan->steps.n);
+    r.gpu->memory = (size_t)4 << 30;
+    fixture_ok(&r.f, syl_context_copy_rate(r.lm.context, r.f.diag, &rate));
+    assert_true(rate > 0);
+    stop(&r);
+}
+
 static void a_hundred_loads_leave_nothing(void **state) {
     (void)state;
     running r;
@@ -249,6 +381,8 @@ int main(void) {
         cmocka_unit_test(batches_change_no_bit),
         cmocka_unit_test(truncation_forgets),
         cmocka_unit_test(weights_arrive),
+        cmocka_unit_test(tensors_on_the_device),
+        cmocka_unit_test(steps_are_timed),
         cmocka_unit_test(a_hundred_loads_leave_nothing),
         cmocka_unit_test(drivers_fail),
         cmocka_unit_test(memory_runs_out),

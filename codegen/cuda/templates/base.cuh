@@ -123,10 +123,10 @@ __device__ inline float recip_or_zero(float x) { return x == 0.0f ? 0.0f : __fdi
 __device__ inline double recip_or_zero(double x) { return x == 0.0 ? 0.0 : 1.0 / x; }
 __device__ inline float round_even(float x) { return rintf(x); }
 
-// x rounded to an integer and cut to +-127: cutting first is the same, and then adding 1.5 * 2^23 leaves the integer in the low byte.
+// x rounded to an integer and cut to +-127, in the low byte of the result: cutting first is the same, and then adding 1.5 * 2^23 leaves it there. What an i8 register
+// holds above its low byte never matters.
 __device__ inline int code_of(float x) {
-    float cut = fmaxf(fminf(x, 127.0f), -127.0f);
-    return (int)(int8_t)__float_as_int(cut + 12582912.0f);
+    return __float_as_int(fmaxf(fminf(x, 127.0f), -127.0f) + 12582912.0f);
 }
 
 __device__ inline float exponential(float x) {
@@ -250,11 +250,10 @@ __device__ inline void pack(const float *x, uint32_t *w, T half) {
 template <int N>
 __device__ inline void pack(const int *x, uint32_t *w, int8_t) {
     #pragma unroll
-    for (int i = 0; i < (N + 3) / 4; i++) {
-        w[i] = (uint32_t)x[4 * i] & 255;
-        #pragma unroll
-        for (int k = 1; k < (N < 4 ? N : 4); k++) w[i] |= ((uint32_t)x[4 * i + k] & 255) << 8 * k;
-    }
+    for (int i = 0; i < N / 4; i++)
+        w[i] = __byte_perm(__byte_perm(x[4 * i], x[4 * i + 1], 0x0040), __byte_perm(x[4 * i + 2], x[4 * i + 3], 0x0040), 0x5410);
+    if constexpr (N == 2) w[0] = __byte_perm(x[0], x[1], 0x0040);
+    if constexpr (N == 1) w[0] = (uint32_t)x[0];
 }
 
 // N neighbours at p, widened. `aligned`: the address is a multiple of their bytes (of 16, if they are more).

@@ -37,6 +37,8 @@ struct Shared {
     int32_t token;
 };
 
+static_assert(sizeof(Shared) <= 8192, "as many as the launch asks for");
+
 // What is kept: all above `key`, and of those with it the first `ties` by id.
 struct Kept {
     uint32_t key;
@@ -212,7 +214,7 @@ __device__ int32_t draw(Shared &s, const ChooseArgs &a, const Choice &c, float l
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) syl_choose(const __grid_constant__ ChooseArgs a) {
-    __shared__ Shared s;
+    Shared &s = *(Shared *)shared_memory;
     wait_for_previous();
     let_next_begin();
     Choice c = *a.state;

@@ -67,7 +67,8 @@ __device__ __forceinline__ void multiply_chunk(Acc (&acc)[S::BLOCKS][S::TOKENS /
 template <class S> struct Branch {
     static constexpr int STEPS = (S::RANK + 15) / 16, PARTS = S::T_IS_F32 ? 2 : 1,
                          PIECES = S::RANK <= 16 ? 2 : S::RANK <= 32 ? 4 : S::RANK <= 64 ? 8 : S::RANK <= 128 ? 16 : 32,
-                         PART = S::TOKENS * PIECES * 16, BYTES = PART * PARTS, MMAS = STEPS < 4 ? STEPS : 4,
+                         PART = S::TOKENS * PIECES * 16, BYTES = PART * PARTS, // and behind them, Scaled::Row of each token, 16 bytes
+                         ROW_BYTES = 16, MMAS = STEPS < 4 ? STEPS : 4,
                          UNITS = (STEPS + MMAS - 1) / MMAS, UNIT = 2048 * MMAS;
 
     static __device__ __forceinline__ uint32_t place(int row, int piece) {
@@ -75,7 +76,16 @@ template <class S> struct Branch {
         return (uint32_t)((row * PIECES + (piece ^ turn)) * 16);
     }
 
-    static __device__ void stage(const void *t, int i0, int rows, uint8_t *shared, int thread, int threads) {
+    static __device__ __forceinline__ typename S::Scaled::Row &row(uint8_t *shared, int token) {
+        return *(typename S::Scaled::Row *)(shared + BYTES + token * ROW_BYTES);
+    }
+
+    static __device__ void stage(const typename S::Args &args, int i0, uint8_t *shared, int thread, int threads) {
+        static_assert(sizeof(typename S::Scaled::Row) <= ROW_BYTES, "values of a row");
+        const void *t = args.buffers[S::T];
+        int rows = args.rows;
+        for (int token = thread; token < S::TOKENS; token += threads)
+            row(shared, token) = S::Scaled::row(args, i0 + token < rows ? i0 + token : rows - 1);
         for (int at = thread; at < S::TOKENS * PIECES; at += threads) {
             int row = at / PIECES, piece = at % PIECES;
             uint32_t high[4] = {0, 0, 0, 0}, low[4] = {0, 0, 0, 0};
@@ -180,7 +190,7 @@ __device__ __forceinline__ void store_tile(const typename S::Args &args, Sum (&s
 // From the sums of the main loop to memory. Branch: `t` is where stage() put the rows.
 template <class S, class W, class Acc>
 __device__ __forceinline__ void finish_tile(const typename S::Args &args, Acc (&acc)[S::BLOCKS][S::TOKENS / 2], uint8_t *shared,
-                                            const uint8_t *t, int channel, int block, bool owner, int i0, int thread) {
+                                            uint8_t *t, int channel, int block, bool owner, int i0, int thread) {
 #pragma unroll
     for (int b = 0; b < S::BLOCKS; b++)
 #pragma unroll
@@ -205,11 +215,8 @@ __device__ __forceinline__ void finish_tile(const typename S::Args &args, Acc (&
                 for (int token = 0; token < S::TOKENS / 8; token++)
 #pragma unroll
                     for (int r = 0; r < 4; r++) {
-                        int i = i0 + token * 8 + lane % 4 * 2 + r % 2;
-                        i = i < args.rows ? i : args.rows - 1;
-                        int j = first + lane / 4 + r / 2 * 8;
-                        j = j < S::N ? j : S::N - 1;
-                        sums[b][4 * token + r] = Scaled::value(args, i, j, acc[b][4 * token + r], Scaled::row(args, i), col[r / 2]);
+                        int row = token * 8 + lane % 4 * 2 + r % 2;
+                        sums[b][4 * token + r] = Scaled::value(acc[b][4 * token + r], Branch<S>::row(t, row), col[r / 2]);
                     }
                 if (first < (S::N + 63) / 64 * 64) Branch<S>::add(sums[b], (const uint8_t *)args.buffers[S::U], first, shared_address(t), lane);
             }

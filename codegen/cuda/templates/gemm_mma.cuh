@@ -34,7 +34,7 @@ template <class S, class W> __device__ void gemm_mma(const typename S::Args &arg
         copy_commit();
     };
     for (int c = 0; c < S::STAGES - 1; c++) fetch(c);
-    if constexpr (S::RANK > 0) Branch<S>::stage(args.buffers[S::T], i0, args.rows, t, thread, S::THREADS);
+    if constexpr (S::RANK > 0) Branch<S>::stage(args, i0, t, thread, S::THREADS);
 
     Acc acc[S::BLOCKS][S::TOKENS / 2];
     typename S::Sum sums[S::BLOCKS][S::TOKENS / 2];

@@ -28,7 +28,7 @@ template <class S, class W> __device__ void gemm_stream(const typename S::Args &
         for (int at = thread * 16; at < have * 1024; at += S::ALL_THREADS * 16)
             copy_async(shared_address(tokens + (c - begin) * (S::TOKENS * 128) + at), x + (int64_t)c * atoms * 1024 + at);
     copy_commit();
-    if constexpr (S::RANK > 0) Branch<S>::stage(args.buffers[S::T], i0, args.rows, t, thread, S::ALL_THREADS);
+    if constexpr (S::RANK > 0) Branch<S>::stage(args, i0, t, thread, S::ALL_THREADS);
     copy_wait<0>();
     __syncthreads();
 

@@ -74,7 +74,7 @@ template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &a
         int group = warp / 4, block = warp % 4, i0 = blockIdx.x * S::TOKENS, channel = blockIdx.y * S::CHANNELS;
         if constexpr (S::RANK > 0) {
             wait_for_previous();
-            Branch<S>::stage(args.buffers[S::T], i0, args.rows, t, thread, S::THREADS);
+            Branch<S>::stage(args, i0, t, thread, S::THREADS);
             barrier(1, S::THREADS);
         }
         Acc acc[1][S::TOKENS / 2];

@@ -1,0 +1,181 @@
+// Causal attention over the paged KV cache. Whole: a block walks all pages of a tile of queries. Split: a block for each page of a token, and the last to
+// arrive merges them in order. Both make the same sums.
+#include "attention.cuh"
+#include "cache.cuh"
+
+// One KV head of one sequence. E: type of plain elements; bits 0, 4 or 8 and group of keys and values; offsets in a head (codegen/kir.h).
+template <typename E, int D, int KBITS, int KGROUP, int VBITS, int VGROUP, int64_t VALUES, int64_t KGROUPS, int64_t VGROUPS, int64_t SIZE>
+struct CachedHead {
+    const KvView *view;
+    int sequence, kv_head;
+    const unsigned char *head;
+
+    __device__ inline void page(int position) { head = cache_layer(view, sequence, position) + kv_head * SIZE; }
+
+    template <int N>
+    __device__ inline void keys(int d, int p, float *k) const {
+        if constexpr (KBITS == 0) {
+            #pragma unroll
+            for (int n = 0; n < N; n++) k[n] = widen(((const E *)head)[(d + n) * 64 + p]);
+        } else {
+            const unsigned char *group = head + KGROUPS + d / KGROUP * 192;
+            const float scale = widen(((const bf16 *)group)[p]), zero = (float)group[128 + p];
+            #pragma unroll
+            for (int n = 0; n < N; n++) {
+                const int code = KBITS == 8 ? head[(d + n) * 64 + p] : head[(d + n) / 2 * 64 + p] >> ((d + n) & 1) * 4 & 15;
+                k[n] = ((float)code - zero) * scale;
+            }
+        }
+    }
+
+    // Scales, then zero points, of each group of the page's values.
+    __device__ inline void stage_values(float *to, int t) const {
+        if constexpr (VBITS > 0)
+            for (int n = t; n < D / VGROUP * 64; n += attention_threads) {
+                const unsigned char *group = head + VGROUPS + n / 64 * 192;
+                to[n / 64 * 128 + n % 64] = widen(((const bf16 *)group)[n % 64]);
+                to[n / 64 * 128 + 64 + n % 64] = (float)group[128 + n % 64];
+            }
+    }
+
+    __device__ inline float value(int j, int d, const float *groups) const {
+        if constexpr (VBITS == 0) {
+            return widen(((const E *)(head + VALUES))[j * D + d]);
+        } else {
+            const int code = VBITS == 8 ? head[VALUES + j * D + d] : head[VALUES + j * ((D + 1) / 2) + d / 2] >> (d & 1) * 4 & 15;
+            const float *group = groups + d / VGROUP * 128 + j;
+            return ((float)code - group[64]) * group[0];
+        }
+    }
+};
+
+// The tile's queries: query n is head n % HEADS of token first + n / HEADS, for `tokens` tokens and `heads` heads; q points at the first head.
+template <typename C, int HEADS, typename T>
+__device__ inline int stage_queries(AttentionTile<C> &s, const T *q, int64_t stride, const int *pos, int first, int tokens, int heads,
+                                    float scale, int t) {
+    int last = 0;
+    for (int i = 0; i < tokens; i++) last = larger(last, pos[first + i]);
+    __syncthreads(); // a tile before this one is done
+    if (t < C::Q) s.pos[t] = t / HEADS < tokens && t % HEADS < heads ? pos[first + t / HEADS] : -1;
+    for (int n = t; n < C::Q * C::D; n += attention_threads) {
+        const int i = n / C::D, d = n % C::D;
+        const bool there = i / HEADS < tokens && i % HEADS < heads;
+        s.q[d][i] = there ? widen(q[(first + i / HEADS) * stride + i % HEADS * C::D + d]) * scale : 0.0f;
+    }
+    return last;
+}
+
+// ---- one token, one page: a thread has a position and a part of the features, then a feature and a quarter of the positions ----
+
+template <typename C>
+struct Narrow {
+    // groups of threads with a quarter of the positions each, quarters of a thread; values that may wait in registers while scores are made
+    static constexpr int QG = attention_threads / C::DL < 4 ? attention_threads / C::DL : 4, QT = 4 / QG;
+    static constexpr bool EARLY = QT * 16 * C::DT <= 64;
+    static constexpr int floats = 4 * (64 * C::Q > C::Q * C::D ? 64 * C::Q : C::Q * C::D); // of parts in shared memory
+};
+
+// m, l and o of the page at `position` to `to`: Q, Q and Q x D floats.
+template <typename C, int STEP, typename H>
+__device__ inline void narrow_page(AttentionTile<C> &s, H &head, float *parts, int position, int last, int t, float *to) {
+    typedef Narrow<C> N;
+    const int count = smaller(last + 1 - position, 64), d = t % C::DL, group = t / C::DL;
+    const bool has_values = group < N::QG;
+    float early[N::EARLY ? N::QT * 16 * C::DT : 1], x[C::Q];
+    head.page(position);
+    head.stage_values(s.values, t);
+    __syncthreads();
+    if constexpr (N::EARLY) {
+        if (has_values)
+            #pragma unroll
+            for (int i = 0; i < N::QT * 16 * C::DT; i++) {
+                const int j = (group * N::QT * 16) + i / C::DT, f = d + i % C::DT * C::DL;
+                early[i] = j < count && f < C::D ? head.value(j, f, s.values) : 0.0f;
+            }
+    }
+    if (t / 64 < C::PARTS) {
+        score_chain<C, STEP, C::Q, 2>(s, head, t / 64, t % 64, 0, x);
+        #pragma unroll
+        for (int i = 0; i < C::Q; i++) parts[(t / 64 * C::Q + i) * 64 + t % 64] = x[i];
+    }
+    __syncthreads();
+    for (int n = t; n < 64 * C::Q; n += attention_threads) {
+        const int p = n % 64, q = n / 64;
+        const float *from = parts + q * 64 + p;
+        float sum = from[0];
+        if constexpr (C::PARTS == 4) sum = (sum + from[C::Q * 64]) + (from[2 * C::Q * 64] + from[3 * C::Q * 64]);
+        s.p[p][q] = position + p <= s.pos[q] ? sum : nothing();
+    }
+    __syncthreads();
+    for (int q = t / 32; q < C::Q; q += attention_threads / 32) {
+        float m, l;
+        page_softmax(s, q, t % 32, m, l);
+        if (t % 32 == 0) to[q] = m, to[C::Q + q] = l;
+    }
+    __syncthreads();
+    if (has_values)
+        #pragma unroll
+        for (int u = 0; u < N::QT; u++) {
+            const int quarter = group * N::QT + u;
+            #pragma unroll
+            for (int k = 0; k < C::DT; k++) {
+                const int f = d + k * C::DL;
+                if (f >= C::D) continue;
+                #pragma unroll
+                for (int i = 0; i < C::Q; i++) x[i] = 0.0f;
+                #pragma unroll
+                for (int n = 0; n < 16; n++) {
+                    const int j = quarter * 16 + n;
+                    if (j >= count) break;
+                    const float v = N::EARLY ? early[(u * 16 + n) * C::DT + k] : head.value(j, f, s.values);
+                    #pragma unroll
+                    for (int i = 0; i < C::Q; i++) x[i] = __fmaf_rn(s.p[j][i], v, x[i]);
+                }
+                #pragma unroll
+                for (int i = 0; i < C::Q; i++) parts[(quarter * C::Q + i) * C::D + f] = x[i];
+            }
+        }
+    __syncthreads();
+    constexpr int size = C::Q * C::D;
+    for (int n = t; n < size; n += attention_threads)
+        to[2 * C::Q + n] = (parts[n] + parts[size + n]) + (parts[2 * size + n] + parts[3 * size + n]);
+}
+
+// Merges `pages` results, `next` bytes apart, in order; sum(n, o / l) for each of Q x D sums. Other blocks made them: read behind their fence.
+template <typename C, typename F>
+__device__ inline void narrow_merge(AttentionTile<C> &s, float *factors, const char *from, int64_t next, int pages, int t, F sum) {
+    constexpr int some = 32, size = C::Q * C::D, mine = (size + attention_threads - 1) / attention_threads;
+    float total[mine] = {};
+    if (t < C::Q) s.m[t] = nothing(), s.l[t] = 0.0f;
+    for (int first = 0; first < pages; first += some) {
+        const int n = smaller(pages - first, some);
+        __syncthreads();
+        for (int i = t; i < n * 2 * C::Q; i += attention_threads) // m and l of each page
+            factors[i] = ((const volatile float *)(from + (first + i / (2 * C::Q)) * next))[i % (2 * C::Q)];
+        __syncthreads();
+        if (t < C::Q)
+            for (int i = 0; i < n; i++) {
+                float before, now, *ml = factors + i * 2 * C::Q + t;
+                merge(ml[0], ml[C::Q], s.m[t], s.l[t], before, now);
+                ml[0] = before, ml[C::Q] = now;
+            }
+        __syncthreads();
+        #pragma unroll 4
+        for (int i = 0; i < n; i++) {
+            const volatile float *o = (const volatile float *)(from + (first + i) * next) + 2 * C::Q;
+            #pragma unroll
+            for (int k = 0; k < mine; k++) {
+                const int at = t + k * attention_threads;
+                if (at < size) {
+                    const float *f = factors + i * 2 * C::Q + at / C::D;
+                    total[k] = __fmaf_rn(total[k], f[0], o[at] * f[C::Q]);
+                }
+            }
+        }
+    }
+    #pragma unroll
+    for (int k = 0; k < mine; k++) {
+        const int at = t + k * attention_threads;
+        if (at < size) sum(at, divide(total[k], s.l[at / C::D]));
+    }
+}
