@@ -78,7 +78,8 @@ syl_status syl_program_describe(const syl_program *program, syl_program_info *ou
                              .processor = engine->processor,
                              .device_bytes = engine->device_bytes,
                              .weight_bytes = (int64_t)syl_plan_weight_bytes(engine->plan),
-                             .position_bytes = (int64_t)syl_plan_position_bytes(engine->plan)};
+                             .position_bytes = (int64_t)syl_plan_position_bytes(engine->plan),
+                             .kernels_tuned = stats->tuned};
     api_give(out, &info, sizeof info);
     return SYL_OK;
 }

@@ -36,6 +36,7 @@ SYL_NODISCARD syl_status syl_signature_find(const syl_module *module, syl_diag *
 typedef struct syl_engine_stats {
     double open_s, pack_s, compile_s, total_s;
     int kernels, compiled, cached;
+    int tuned; /* kernels that run, for some numbers of rows, as syl tune chose */
     size_t packed_bytes;
 } syl_engine_stats;
 

@@ -113,7 +113,7 @@ static syl_status run(tool *t, int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
-    tool t = {.cpu = "host"};
+    tool t = {.cpu = "host", .program = argc > 0 ? argv[0] : "syl"};
     syl_arena_init(&t.arena);
     t.diag = syl_diag_create(print_message, &t);
     if (!t.diag) {

@@ -23,6 +23,7 @@ typedef struct tool {
     const char *cpu;
     const char *device; /* NULL: the library's default */
     bool quiet, json, help;
+    const char *program;    /* as it was called */
     syl_instance *instance; /* made by tool_instance */
     struct syl_pool *pool;  /* made by tool_pool (pool.h) */
     tool_progress library;  /* of the library's long work */
@@ -45,7 +46,8 @@ typedef struct verb {
     X(compile)                                                                                               \
     X(generate)                                                                                              \
     X(perplexity)                                                                                            \
-    X(bench) X(profile) X(logits) X(run) X(dump) X(opt) X(inspect) X(diff) X(cache) X(doctor) X(devices)
+    X(bench)                                                                                                 \
+    X(tune) X(profile) X(logits) X(run) X(dump) X(opt) X(inspect) X(diff) X(cache) X(doctor) X(devices)
 #define TOOL_VERB_EXTERN(name) extern const verb verb_##name;
 TOOL_VERBS(TOOL_VERB_EXTERN)
 

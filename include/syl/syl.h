@@ -267,6 +267,7 @@ typedef struct syl_program_info {
     size_t device_bytes;    /* of a GPU's memory, for weights; 0 on the CPU */
     int64_t weight_bytes;   /* of weights that a run reads at least, as they are stored */
     int64_t position_bytes; /* of the KV cache for a position of a sequence, all layers */
+    int kernels_tuned;      /* of the kernels: chosen by measurements of syl_tune_file */
 } syl_program_info;
 SYL_API syl_status syl_program_describe(const syl_program *program, syl_program_info *out); /* any thread */
 
@@ -286,6 +287,86 @@ SYL_API size_t syl_program_values(const syl_program *program,
                                   syl_direction direction); /* how many; any thread */
 SYL_API syl_status syl_program_value(const syl_program *program, syl_direction direction, size_t index,
                                      syl_value_info *out); /* any thread */
+
+/* ---- tuning: kernels chosen by measuring them on a GPU ---- */
+
+/* A variant of a kernel. Texts are borrowed for the call. */
+typedef struct syl_tune_candidate {
+    size_t size;
+    const char *variant; /* as syl_cuda_settings has it: "gemm_mma tokens=64 warps=4 blocks=1 stages=3" */
+    const char *
+        state; /* "good"; "wrong" (other bits), "crashed", "hung" or "failed"; "" where it was not measured */
+    double seconds;    /* of a launch; 0 unless good */
+    double expected_s; /* by the cost model */
+    int registers;     /* of a thread; 0: not known */
+    int threads;       /* of a block */
+    int64_t shared;    /* bytes of shared memory of a block */
+    int64_t blocks;
+    int resident;    /* blocks that a multiprocessor holds at a time */
+    double waves;    /* blocks / all that are resident */
+    const char *why; /* of one that is not good; else "" */
+} syl_tune_candidate;
+
+/* A kernel for a number of rows: a choice. Texts and lists are borrowed for the call. */
+typedef struct syl_tune_report {
+    size_t size;
+    const char *kernel;
+    int kernel_number;                    /* as for SYL_STAGE_CUDA */
+    int64_t rows;                         /* for so many and fewer, down to the choice before */
+    int64_t steps;                        /* of a run that are this kernel */
+    int done, total;                      /* choices */
+    int known;                            /* 1: measured by an earlier call */
+    double bytes, operations;             /* of a launch, at least */
+    double memory_s, arithmetic_s;        /* what these take at the GPU's peak; 0: not known */
+    const syl_tune_candidate *candidates; /* [n_candidates] the quickest first, those not measured last */
+    size_t n_candidates;
+    size_t all_candidates; /* that the kernel has, those that the cost model ruled out too */
+    const char *why;       /* the first is the quickest */
+    const char *before;    /* exhaustive: what was chosen until now, and its time in the same race; */
+    double before_s;       /* else NULL and 0 */
+} syl_tune_report;
+
+typedef struct syl_tune_settings {
+    size_t size;
+    double budget_s;     /* 0: 60 */
+    const char *kernels; /* POSIX extended regular expression for names and numbers ("k3"); NULL: all */
+    const int64_t *rows; /* [n_rows] numbers of rows to tune for; n_rows 0: all */
+    size_t n_rows;
+    int frozen;     /* nothing is measured or written: an error (tune-frozen) if something is not tuned */
+    int exhaustive; /* all variants, without a limit of time, and again what is known */
+    /* The program that measures, so that a variant which crashes or hangs costs one process: started with `worker_arguments` (argv, the
+     * last NULL), it calls syl_tune_worker with its standard input and output, for the same artifact, device and cache folder. NULL: this
+     * process measures, and a variant that crashes ends its use of the GPU. */
+    const char *worker;
+    const char *const *worker_arguments;
+    double limit_s;                                            /* for a variant; 0: 30 */
+    void (*report)(void *user, const syl_tune_report *report); /* may be NULL, as may be the next */
+    void (*progress)(void *user, double done, double total, const char *kernel);
+    void *user;
+} syl_tune_settings;
+
+typedef struct syl_tune_result {
+    size_t size;
+    int choices, known, tuned; /* known: before this call */
+    int left; /* that could not be measured, or not in the time: the next call goes on with them */
+    int64_t measured, bad; /* variants of this call */
+    int lost;              /* processes that crashed or hung */
+    double worst; /* exhaustive: the least share of the best speed that a choice of before reached; 0: none */
+    double seconds, compile_s; /* compile_s: of all threads */
+} syl_tune_result;
+
+/* Measures the variants of the kernels of an artifact on the instance's GPU, and keeps what is found in the cache folder: programs that are
+ * loaded from then on run the quickest. No result depends on it: all variants compute the same bits. What was measured is kept at once, and
+ * a call that was interrupted is gone on with by the next. result may be NULL. Errors: tune-*, tuning-*, those of loading. */
+SYL_API syl_status syl_tune_file(syl_instance *instance, const char *path, const syl_tune_settings *settings,
+                                 syl_tune_result *result);
+/* The process that measures: answers questions from the descriptor `in` on `out`, until `in` ends. */
+SYL_API syl_status syl_tune_worker(syl_instance *instance, const char *path, int in, int out);
+/* All that was measured, of any machine, as lines of JSON (docs/tuning.md); *text is the caller's. n (may be NULL): how many lines. */
+SYL_API syl_status syl_tune_export(syl_instance *instance, char **text, size_t *size, int64_t *n);
+/* Takes such lines over, all or none; of two for the same the newer stays. `name` stands in messages for the text's place. */
+SYL_API syl_status syl_tune_import(syl_instance *instance, const char *name, const char *text, size_t size,
+                                   int64_t *n);
 
 /* ---- sessions ---- */
 

@@ -1,10 +1,11 @@
-/* Kernels on the device: for each kernel of the plan and each bucket of rows the variant that the cost model likes best, equal ones once;
- * compiled or taken from the cache, then loaded as modules. */
+/* Kernels on the device: for each kernel of the plan and each bucket of rows the variant that was tuned on such a machine (tuned.h) or else
+ * the one that the cost model likes best, equal ones once; compiled or taken from the cache, then loaded as modules. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "codegen/cuda/compile.h"
 #include "runtime/cuda/engine.h"
+#include "runtime/cuda/tuned.h"
 
 const int64_t syl_cuda_buckets[SYL_CUDA_BUCKETS] = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048};
 
@@ -20,7 +21,7 @@ static bool same_variant(const syl_cuda_variant *a, const syl_cuda_variant *b) {
 
 /* ---- choosing ---- */
 
-static syl_status choose(syl_engine *engine, syl_diag *diag) {
+static syl_status choose(syl_engine *engine, syl_cuda_tuned *tuned, syl_diag *diag) {
     syl_cuda_engine *cuda = syl_cuda_engine_of(engine);
     syl_cuda_code_set *code = &cuda->code;
     size_t kernels = engine->plan->kernels.n, first;
@@ -30,10 +31,13 @@ static syl_status choose(syl_engine *engine, syl_diag *diag) {
         return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for the list of kernels");
     for (size_t k = 0; k < kernels; k++) {
         const kir_kernel *kernel = engine->plan->kernels.p[k];
+        bool any = false;
         first = code->n;
         for (int b = 0; b < SYL_CUDA_BUCKETS; b++) {
             syl_cuda_variant best;
-            if (syl_cuda_variants(kernel, &cuda->target, syl_cuda_buckets[b], &best, 1) < 1)
+            bool known = syl_cuda_tuned_find(tuned, kernel, &cuda->target, syl_cuda_buckets[b], &best);
+            any = any || known;
+            if (!known && syl_cuda_variants(kernel, &cuda->target, syl_cuda_buckets[b], &best, 1) < 1)
                 return syl_error(diag, SYL_ERR_internal, SYL_NOWHERE,
                                  "no family of CUDA kernels takes kernel k%zu (%s)", k, kernel->name);
             size_t at = first;
@@ -41,6 +45,7 @@ static syl_status choose(syl_engine *engine, syl_diag *diag) {
             if (at == code->n) code->loaded[code->n++] = (syl_cuda_loaded){.kernel = kernel, .variant = best};
             code->choice[k * SYL_CUDA_BUCKETS + (size_t)b] = (int)at;
         }
+        engine->stats.tuned += any;
     }
     return SYL_OK;
 }
@@ -95,7 +100,10 @@ static void report_progress(void *user, const syl_cuda_progress *progress) {
 syl_status syl_cuda_code_load(syl_engine *engine, const syl_engine_options *options, syl_pool *pool,
                               syl_diag *diag) {
     syl_cuda_engine *cuda = syl_cuda_engine_of(engine);
-    SYL_TRY(choose(engine, diag));
+    syl_cuda_tuned *tuned = syl_cuda_tuned_open(options->cache_dir, &cuda->device->properties, diag);
+    syl_status chosen = choose(engine, tuned, diag);
+    syl_cuda_tuned_close(tuned);
+    SYL_TRY(chosen);
     syl_cuda_job *jobs = calloc(cuda->code.n + 1, sizeof *jobs);
     if (!jobs)
         return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for the list of kernels");

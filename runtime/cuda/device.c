@@ -97,15 +97,30 @@ static syl_status parse_name(const char *name, syl_diag *diag, int *ordinal) {
                      "the device is \"%s\", expected cpu, cuda or cuda:N", name);
 }
 
-static syl_status open_device(syl_cuda_device *device, int ordinal, syl_diag *diag) {
+static syl_status find_numbered(const syl_cuda_driver *driver, int ordinal, syl_diag *diag, int *handle,
+                                syl_cuda_properties *out) {
     int count;
-    SYL_TRY(syl_cuda_driver_open(diag, &device->driver));
-    SYL_TRY(count_devices(&device->driver, diag, &count));
+    SYL_TRY(count_devices(driver, diag, &count));
     if (ordinal >= count)
         return syl_error(diag, SYL_ERR_cuda_device, SYL_NOWHERE,
                          "there is no cuda:%d: this machine has %d GPU%s", ordinal, count,
                          count == 1 ? "" : "s");
-    SYL_TRY(find_device(&device->driver, ordinal, diag, &device->handle, &device->properties));
+    return find_device(driver, ordinal, diag, handle, out);
+}
+
+syl_status syl_cuda_properties_of(const char *name, syl_diag *diag, syl_cuda_properties *out) {
+    syl_cuda_driver driver;
+    int ordinal, handle;
+    SYL_TRY(parse_name(name, diag, &ordinal));
+    SYL_TRY(syl_cuda_driver_open(diag, &driver));
+    syl_status status = find_numbered(&driver, ordinal, diag, &handle, out);
+    syl_cuda_driver_close(&driver);
+    return status;
+}
+
+static syl_status open_device(syl_cuda_device *device, int ordinal, syl_diag *diag) {
+    SYL_TRY(syl_cuda_driver_open(diag, &device->driver));
+    SYL_TRY(find_numbered(&device->driver, ordinal, diag, &device->handle, &device->properties));
     snprintf(device->label, sizeof device->label, "cuda:%d (%s)", ordinal, device->properties.name);
     return syl_cuda_check(device, device->driver.context_retain(&device->context, device->handle),
                           "making a context", diag);

@@ -52,6 +52,9 @@ typedef struct syl_cuda_device {
 /* Properties of all GPUs, in the driver's order; makes no context. The list is the arena's. Errors: those of the driver. */
 SYL_NODISCARD syl_status syl_cuda_list(syl_arena *arena, syl_diag *diag, syl_cuda_properties **out, int *n);
 
+/* Those of one GPU by its name, likewise. */
+SYL_NODISCARD syl_status syl_cuda_properties_of(const char *name, syl_diag *diag, syl_cuda_properties *out);
+
 /* "cuda" or "cuda:N". Errors: device-unknown, cuda-device, those of the driver. */
 SYL_NODISCARD syl_status syl_cuda_open(const char *name, syl_diag *diag, syl_cuda_device **out);
 void syl_cuda_close(syl_cuda_device *device); /* behind all that was made on it; NULL is fine */

@@ -13,15 +13,14 @@ static double seconds_now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static syl_status find_target(syl_cuda_engine *cuda, syl_diag *diag) {
-    const syl_cuda_properties *p = &cuda->device->properties;
-    if (syl_cuda_target_for(p->capability, p->sms, p->l2, &cuda->target)) {
-        if (p->shared < cuda->target.shared) cuda->target.shared = p->shared;
+syl_status syl_cuda_find_target(const syl_cuda_properties *gpu, syl_diag *diag, syl_cuda_target *out) {
+    if (syl_cuda_target_for(gpu->capability, gpu->sms, gpu->l2, out)) {
+        if (gpu->shared < out->shared) out->shared = gpu->shared;
         return SYL_OK;
     }
     return syl_error(diag, SYL_ERR_cuda_capability, SYL_NOWHERE,
-                     "%s has compute capability %d.%d, at least 7.5 is needed", cuda->device->label,
-                     p->capability / 10, p->capability % 10);
+                     "cuda:%d (%s) has compute capability %d.%d, at least 7.5 is needed", gpu->ordinal,
+                     gpu->name, gpu->capability / 10, gpu->capability % 10);
 }
 
 /* Before anything large is read: do the weights fit, and the activations of a chunk of a prompt or of one row? */
@@ -65,7 +64,7 @@ syl_status syl_cuda_load(syl_engine *engine, const syl_engine_options *options, 
     const char *graphs = getenv("SYL_CUDA_GRAPHS");
     cuda->graphs = !graphs || strcmp(graphs, "0") != 0;
     SYL_TRY(syl_cuda_open(options->device, diag, &cuda->device));
-    SYL_TRY(find_target(cuda, diag));
+    SYL_TRY(syl_cuda_find_target(&cuda->device->properties, diag, &cuda->target));
     SYL_TRY(syl_plan_create_cuda(engine->artifact.module, diag, &engine->plan));
     engine->stats.open_s += seconds_now() - start;
     SYL_TRY(syl_cuda_enter(cuda->device, diag));

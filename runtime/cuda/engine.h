@@ -65,6 +65,9 @@ bool syl_cuda_slots(const syl_plan *plan, const int64_t rows[2], size_t *offsets
 /* The largest workspace of runs of up to these many rows and positions. */
 bool syl_cuda_workspace(const syl_engine *engine, const int64_t rows[2], int64_t positions, size_t *total);
 
+/* What code is made for. Error: cuda-capability. */
+SYL_NODISCARD syl_status syl_cuda_find_target(const syl_cuda_properties *gpu, syl_diag *diag,
+                                              syl_cuda_target *out);
 SYL_NODISCARD syl_status syl_cuda_load(syl_engine *engine, const syl_engine_options *options, syl_pool *pool,
                                        syl_diag *diag);
 void syl_cuda_unload(syl_engine *engine);

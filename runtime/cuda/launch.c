@@ -4,11 +4,6 @@
 #include "base/size.h"
 #include "runtime/cuda/runner.h"
 
-/* A kernel's one parameter: addresses of its buffers, the workspace's, and two ints, without gaps (cuda.h). */
-typedef struct parameter {
-    uint64_t words[SYL_CUDA_MAX_BUFFERS + 2];
-} parameter;
-
 static cu_address address(const syl_cuda_runner *r, const syl_plan_arg *arg) {
     cu_address base = 0;
     switch (arg->kind) {
@@ -37,21 +32,18 @@ int64_t syl_cuda_round_positions(const syl_cuda_runner *r, int64_t positions) {
                                                                                      : rounded;
 }
 
-static syl_status launch(syl_cuda_runner *r, const syl_plan_step *step, int64_t rows, int64_t positions,
-                         syl_diag *diag) {
-    const syl_cuda_loaded *loaded = syl_cuda_loaded_for(r->cuda, step->kernel, rows);
-    const syl_cuda_launch *how = &loaded->launch;
-    syl_cuda_grid grid = syl_cuda_grid_of(how, rows, positions);
-    parameter p;
-    for (int i = 0; i < step->n_args; i++) p.words[i] = address(r, &step->args[i]);
-    p.words[step->n_args] = r->workspace.at;
-    int32_t ints[2] = {(int32_t)rows, (int32_t)positions};
-    memcpy(&p.words[step->n_args + 1], ints, sizeof ints);
+int syl_cuda_launch_kernel(const syl_cuda_driver *driver, cu_stream stream, cu_function function,
+                           const syl_cuda_launch *how, syl_cuda_arguments *p, int buffers,
+                           cu_address workspace, const syl_cuda_counts *counts, bool early) {
+    syl_cuda_grid grid = syl_cuda_grid_of(how, counts->rows, counts->positions);
+    int32_t ints[2] = {(int32_t)counts->rows, (int32_t)counts->positions};
+    p->words[buffers] = workspace;
+    memcpy(&p->words[buffers + 1], ints, sizeof ints);
     cu_launch_attribute attributes[2] = {0};
     cu_launch_config config = {.grid = {(unsigned)grid.x, (unsigned)grid.y, (unsigned)grid.z},
                                .block = {(unsigned)how->threads, 1, 1},
                                .shared = (unsigned)how->shared,
-                               .stream = r->stream,
+                               .stream = stream,
                                .attributes = attributes};
     if (how->cluster > 1) {
         attributes[config.n_attributes].id = CU_LAUNCH_CLUSTER;
@@ -59,15 +51,27 @@ static syl_status launch(syl_cuda_runner *r, const syl_plan_step *step, int64_t 
         attributes[config.n_attributes].value.cluster.y = (unsigned)how->cluster;
         attributes[config.n_attributes++].value.cluster.z = 1;
     }
-    if (how->dependent && r->after_kernel) {
+    if (how->dependent && early) {
         attributes[config.n_attributes].id = CU_LAUNCH_PROGRAMMATIC;
         attributes[config.n_attributes++].value.programmatic = 1;
     }
-    void *parameters[] = {&p};
-    int result = r->cuda->device->driver.launch(&config, loaded->function, parameters, NULL);
+    void *parameters[] = {p};
+    return driver->launch(&config, function, parameters, NULL);
+}
+
+static syl_status launch(syl_cuda_runner *r, const syl_plan_step *step, int64_t rows, int64_t positions,
+                         syl_diag *diag) {
+    const syl_cuda_loaded *loaded = syl_cuda_loaded_for(r->cuda, step->kernel, rows);
+    const syl_cuda_launch *how = &loaded->launch;
+    const syl_cuda_counts counts = {rows, positions};
+    syl_cuda_arguments p;
+    for (int i = 0; i < step->n_args; i++) p.words[i] = address(r, &step->args[i]);
+    int result = syl_cuda_launch_kernel(&r->cuda->device->driver, r->stream, loaded->function, how, &p,
+                                        step->n_args, r->workspace.at, &counts, r->after_kernel);
     r->after_kernel = true;
     if (result == CU_SUCCESS) return SYL_OK;
     syl_status status = syl_cuda_check(r->cuda->device, result, "launching a kernel", diag);
+    syl_cuda_grid grid = syl_cuda_grid_of(how, rows, positions);
     syl_note(diag, SYL_NOWHERE,
              "the kernel is %s of %s over %lld rows, grid %lld x %lld x %lld of %d threads",
              loaded->kernel->name, step->label, (long long)rows, (long long)grid.x, (long long)grid.y,

@@ -75,7 +75,19 @@ void syl_cuda_pages_destroy(syl_cuda_runner *r);
 SYL_NODISCARD syl_status syl_cuda_pages_mirror(syl_cuda_runner *r, syl_diag *diag);
 cu_address syl_cuda_pages_view(const syl_cuda_runner *r, int layer);
 
-/* launch.c: all steps of a run, in the runner's stream. */
+/* launch.c. A kernel's one parameter: addresses of its buffers, the workspace's, and two ints, without gaps (cuda.h). */
+typedef struct syl_cuda_arguments {
+    uint64_t words[SYL_CUDA_MAX_BUFFERS + 2];
+} syl_cuda_arguments;
+typedef struct syl_cuda_counts {
+    int64_t rows, positions;
+} syl_cuda_counts;
+/* Launches a kernel whose buffers' addresses stand in p, and gives the driver's result. early: it may begin before the end of the kernel in
+ * front of it, where it can wait for that itself. */
+int syl_cuda_launch_kernel(const syl_cuda_driver *driver, cu_stream stream, cu_function function,
+                           const syl_cuda_launch *how, syl_cuda_arguments *p, int buffers,
+                           cu_address workspace, const syl_cuda_counts *counts, bool early);
+/* All steps of a run, in the runner's stream. */
 SYL_NODISCARD syl_status syl_cuda_launch_steps(syl_cuda_runner *r, const syl_cuda_shape *shape,
                                                syl_diag *diag);
 /* graph.c: the same, as a graph where the shape has come before. */
