@@ -435,9 +435,9 @@ double cu_cost_rows(const kir_kernel *kernel, const syl_cuda_target *target, con
     for (size_t i = 0; i < kernel->body.n; i++)
         if (kernel->body.p[i].op == KIR_project) columns += kernel->buffers.p[kernel->body.p[i].buffer].cols;
     double turns = (double)syl_ceil_div(columns, (int64_t)4 * (threads / 32 > 0 ? threads / 32 : 1));
+    /* starting a block costs the machine about 0.6 ns */
     return 2e-6 + turns * waves * (double)syl_ceil_div(kernel->cols, 512) * 7e-7 +
-           (waves - 1) * row * together * resident + row * together + 1e-9 * together +
-           (threads < 128 ? 1e-9 : 0);
+           (waves - 1) * row * together * resident + row * together + 6e-10 * blocks;
 }
 
 static void print_prologue(rows_state *r, bool in_shared) {
