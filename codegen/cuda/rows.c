@@ -443,18 +443,23 @@ double cu_cost_rows(const kir_kernel *kernel, const syl_cuda_target *target, con
     int64_t bytes = 0;
     for (size_t i = 0; i < kernel->buffers.n; i++)
         bytes += kernel->buffers.p[i].cols * cu_elem_bytes(kernel->buffers.p[i].elem);
-    /* blocks in flight on a multiprocessor, at most 2048 threads of them; small blocks spread a few rows over more multiprocessors */
-    double blocks = (double)syl_ceil_div(rows, together), resident = 2048.0 / threads;
+    /* blocks in flight on a multiprocessor; below 768 threads it does not reach the memory's bandwidth */
+    double blocks = (double)syl_ceil_div(rows, together), row = (double)bytes / 20e9;
+    double resident = 65536.0 / (threads * (shape.registers * 1.5 + 20));
     if (resident > 16) resident = 16;
-    double waves = ceil(blocks / (target->sms * resident)), row = (double)bytes / 20e9;
+    if (resident > 2048.0 / threads) resident = 2048.0 / threads;
+    resident = resident < 1 ? 1 : floor(resident);
+    double waves = ceil(blocks / (target->sms * resident)), slow = 768 / (resident * threads);
+    if (slow < 1) slow = 1;
+    if (together > 1 && shape.threads >= 128) slow *= 1.15; /* its rows wait for one another at barriers */
     /* a projection's outputs are dealt to the warps of a block, four each, so a block of few warps goes through the matrix for long */
     int64_t columns = 0;
     for (size_t i = 0; i < kernel->body.n; i++)
         if (kernel->body.p[i].op == KIR_project) columns += kernel->buffers.p[kernel->body.p[i].buffer].cols;
     double turns = (double)syl_ceil_div(columns, (int64_t)4 * (threads / 32 > 0 ? threads / 32 : 1));
+    /* starting a block costs the machine some tenths of a ns */
     return 2e-6 + turns * waves * (double)syl_ceil_div(kernel->cols, 512) * 7e-7 +
-           (waves - 1) * row * together * resident + row * together + 1e-9 * together +
-           (threads < 128 ? 1e-9 : 0);
+           (waves - 1) * row * together * resident * slow + row * together + 1.5e-10 * blocks;
 }
 
 static void print_prologue(rows_state *r, bool in_shared) {
