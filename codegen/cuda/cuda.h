@@ -114,7 +114,7 @@ SYL_NODISCARD syl_status syl_cuda_source(const kir_kernel *kernel, const syl_cud
 
 /* ---- several kernels in one launch (fused.c) ---- */
 
-enum { SYL_CUDA_TOGETHER = 4, SYL_CUDA_INSIDE = -1 };
+enum { SYL_CUDA_TOGETHER = 4, SYL_CUDA_INSIDE = -1, SYL_CUDA_MAX_BUFFERS = 64 }; /* buffers of a launch */
 
 /* Few rows are launched less often than the plan has steps: a dependent launch costs some microseconds however little it does.
  *   PROLOGUE  a row-wise kernel and the GEMM that alone reads its results: every block computes them for all rows, in its shared memory, and then its

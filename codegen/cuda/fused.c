@@ -95,7 +95,7 @@ static bool prologue_fits(const syl_cuda_fused *fused, const syl_cuda_target *ta
 }
 
 static cu_rows_part sibling_of(const syl_cuda_fused *fused, int p) {
-    return cu_rows_part_of(fused->kernels[p], 32, fused->max_rows); /* as few threads as its rows need */
+    return cu_rows_part_of(fused->kernels[p], 32, 1); /* as few rows a block as may be */
 }
 
 static bool siblings_fit(const syl_cuda_fused *fused, const syl_cuda_target *target) {
@@ -108,6 +108,7 @@ static bool siblings_fit(const syl_cuda_fused *fused, const syl_cuda_target *tar
 }
 
 bool syl_cuda_fused_fits(const syl_cuda_fused *fused, const syl_cuda_target *target) {
+    if (fused->n_buffers > SYL_CUDA_MAX_BUFFERS) return false;
     return fused->fusion == SYL_CUDA_PROLOGUE ? prologue_fits(fused, target) : siblings_fit(fused, target);
 }
 

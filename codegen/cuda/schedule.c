@@ -23,7 +23,8 @@ typedef struct planner {
     syl_cuda_schedule *schedule;
     syl_arena scratch;
     SYL_VEC(value) values;
-    int **of_arg; /* [step][argument]: value, or -1 */
+    bool measured; /* the variant picked last */
+    int **of_arg;  /* [step][argument]: value, or -1 */
 } planner;
 
 static const kir_kernel *kernel_of(const planner *p, int step) {
@@ -75,7 +76,7 @@ static syl_cuda_fused group(planner *p, syl_cuda_fusion fusion, int first, int n
     for (int k = 0; k < n; k++) {
         const syl_plan_step *step = &p->plan->steps.p[first + k];
         fused.kernels[k] = kernel_of(p, first + k);
-        fused.variants[k] = p->pick(p->user, step->kernel);
+        fused.variants[k] = p->pick(p->user, step->kernel, &p->measured);
         for (int a = 0; a < step->n_args; a++) {
             int inside = -1, v = p->of_arg[first + k][a];
             for (int b = 0; fusion == SYL_CUDA_PROLOGUE && b < p->plan->steps.p[first].n_args; b++)
@@ -104,14 +105,15 @@ static bool all_for_next(const planner *p, int step) {
 
 enum { most_variants = 128 };
 
-/* The GEMM's own variant where it streams, else the quickest that does; false where that does not pay. */
+/* With the GEMM's own variant where that was measured and streams, else with the quickest that does; false where that does not pay. */
 static bool is_prologue(planner *p, int step, syl_cuda_fused *fused) {
     if (!all_for_next(p, step) || kernel_of(p, step)->kind != KIR_ROWS) return false;
     *fused = group(p, SYL_CUDA_PROLOGUE, step, 2);
     double apart = 0, best = 0;
     for (int k = 0; k < 2; k++)
         apart += syl_cuda_cost(fused->kernels[k], p->target, &fused->variants[k], fused->max_rows);
-    if (syl_cuda_fused_fits(fused, p->target)) return syl_cuda_fused_cost(fused, p->target) <= apart;
+    if (p->measured && syl_cuda_fused_fits(fused, p->target))
+        return syl_cuda_fused_cost(fused, p->target) <= apart;
     syl_cuda_variant variants[most_variants], chosen = {0};
     int n = syl_cuda_variants(fused->kernels[1], p->target, fused->max_rows, variants, most_variants);
     for (int i = 0; i < n; i++) {

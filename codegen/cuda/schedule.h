@@ -27,8 +27,9 @@ typedef struct syl_cuda_schedule {
     size_t bytes;                  /* of all cells */
 } syl_cuda_schedule;
 
-/* The variant that kernel number `kernel` of the plan has by itself, for the schedule's rows. */
-typedef syl_cuda_variant syl_cuda_pick(void *user, int kernel);
+/* The variant that kernel number `kernel` of the plan has by itself, for the schedule's rows; *measured: it was found by measuring, so that it is kept in
+ * a launch with others where it can be. */
+typedef syl_cuda_variant syl_cuda_pick(void *user, int kernel, bool *measured);
 
 /* For runs of up to max_rows rows (at most SYL_CUDA_FEW) of every symbol. *out is NULL where nothing goes together. */
 SYL_NODISCARD syl_status syl_cuda_schedule_create(const syl_plan *plan, const syl_cuda_target *target,
