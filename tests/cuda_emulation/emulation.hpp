@@ -11,6 +11,7 @@
 
 #define __global__
 #define __device__
+#define __forceinline__ inline
 #define __shared__
 #define __grid_constant__
 #define __launch_bounds__(...)
@@ -43,6 +44,8 @@ static inline int __float_as_int(float x) { return bits_as<int>(x); }
 static inline long long __double_as_longlong(double x) { return bits_as<long long>(x); }
 static inline float __fmaf_rn(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 static inline double __fma_rn(double a, double b, double c) { return __builtin_fma(a, b, c); }
+static inline float __fadd_rn(float a, float b) { return a + b; }
+static inline float __fmul_rn(float a, float b) { return a * b; }
 static inline float __fdiv_rn(float a, float b) { return a / b; }
 static inline float __fsqrt_rn(float x) { return __builtin_sqrtf(x); }
 static inline double __dsqrt_rn(double x) { return __builtin_sqrt(x); }
@@ -173,6 +176,67 @@ static inline T __shfl_sync(unsigned, T x, int lane) { return emulation::exchang
 static inline int atomicAdd(int *p, int x) { int y = *p; *p += x; return y; }
 static inline unsigned atomicAdd(unsigned *p, unsigned x) { unsigned y = *p; *p += x; return y; }
 static inline void __threadfence() {}
+template <typename T> static inline void __stcg(T *p, T x) { *p = x; }
+template <typename T> static inline T __ldcg(const T *p) { return *p; }
+
+// ---- what ptx.cuh has of instructions ----
+
+extern __attribute__((aligned(1024))) unsigned char shared_memory[];
+static inline uint32_t shared_address(const void *p) { return (uint32_t)((const unsigned char *)p - shared_memory); }
+static inline uint4 load_once(const void *p) { return *(const uint4 *)p; }
+static inline void copy_async(uint32_t shared, const void *global) { memcpy(shared_memory + shared, global, 16); }
+static inline void copy_commit() {}
+template <int PENDING> static inline void copy_wait() {}
+static inline void barrier(int, int) { __syncthreads(); } // of all threads that are left, here
+
+namespace emulation {
+static uint32_t lanes[max_threads][6];
+// What each lane of the warp has put there; another write waits for all.
+struct warp_words {
+    const uint32_t (*of)[6];
+    explicit warp_words(const uint32_t (&mine)[6]) : of(lanes + current / 32 * 32) {
+        memcpy(lanes[current], mine, sizeof mine);
+        wait(AT_WARP);
+    }
+    ~warp_words() { wait(AT_WARP); }
+};
+} // namespace emulation
+
+static inline void ldmatrix_x4(uint32_t (&x)[4], uint32_t address) {
+    int lane = emulation::current % 32;
+    emulation::warp_words all({address});
+    for (int m = 0; m < 4; m++) memcpy(&x[m], shared_memory + all.of[m * 8 + lane / 4][0] + lane % 4 * 4, 4);
+}
+
+// Element k of row i of A, of column j of B: words 0 to 3 and 4 to 5 of the lanes.
+template <typename T> static inline T mma_a(const emulation::warp_words &all, int i, int k) {
+    const int unit = 4 / (int)sizeof(T), half = 4 * unit;
+    T x[4 / sizeof(T)];
+    memcpy(x, &all.of[i % 8 * 4 + k % half / unit][i / 8 + k / half * 2], 4);
+    return x[k % unit];
+}
+template <typename T> static inline T mma_b(const emulation::warp_words &all, int k, int j) {
+    const int unit = 4 / (int)sizeof(T), half = 4 * unit;
+    T x[4 / sizeof(T)];
+    memcpy(x, &all.of[j * 4 + k % half / unit][4 + k / half], 4);
+    return x[k % unit];
+}
+static inline void mma(int *d, const uint32_t *a, uint32_t b0, uint32_t b1) {
+    int lane = emulation::current % 32;
+    emulation::warp_words all({a[0], a[1], a[2], a[3], b0, b1});
+    for (int r = 0; r < 4; r++)
+        for (int k = 0; k < 32; k++)
+            d[r] += mma_a<signed char>(all, lane / 4 + r / 2 * 8, k) * mma_b<signed char>(all, k, lane % 4 * 2 + r % 2);
+}
+static inline void mma(float *d, const uint32_t *a, uint32_t b0, uint32_t b1) {
+    int lane = emulation::current % 32;
+    emulation::warp_words all({a[0], a[1], a[2], a[3], b0, b1});
+    for (int r = 0; r < 4; r++)
+        for (int k = 0; k < 16; k++) {
+            float x = __uint_as_float((unsigned)mma_a<unsigned short>(all, lane / 4 + r / 2 * 8, k) << 16);
+            d[r] = __fmaf_rn(x, __uint_as_float((unsigned)mma_b<unsigned short>(all, k, lane % 4 * 2 + r % 2) << 16), d[r]);
+        }
+}
 
 // A kernel named `kernel` with parameter type Args becomes the function `name`(arguments, grid, threads, shared bytes).
 #define EMULATED_KERNEL(name, kernel)                                                                                                \

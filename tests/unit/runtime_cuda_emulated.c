@@ -1,27 +1,7 @@
 /* A language model on the CUDA runtime, its kernels printed as CUDA C++ and run by the emulation of tests/cuda_emulation behind the driver of
  * tests/fake/cuda.c: the same logits as on the host. Floats only: the emulation has no tensor cores. */
-#include <dlfcn.h>
 #include <math.h>
-#include <sys/wait.h>
-#include "../fake/cuda.h"
-#include "base/file.h"
-#include "codegen/cuda/choose.h"
-#include "codegen/cuda/compile.h"
-#include "runtime/lm.h"
-#include "runtime/artifact.h"
-#include "runtime_testing.h"
-
-typedef int emulated_function(const void *args, size_t size, const int64_t grid[3], int threads,
-                              size_t shared);
-typedef struct image {
-    const kir_kernel *kernel; /* NULL: the choice of a token */
-    emulated_function *function;
-} image;
-enum { MAX_IMAGES = 64 };
-static image images[MAX_IMAGES];
-static int n_images;
-
-/* ---- compiling ---- */
+#include "runtime_cuda_emulated.h"
 
 int __real_syl_cuda_variants(const kir_kernel *kernel, const syl_cuda_target *target, int64_t rows,
                              syl_cuda_variant *out, int cap);
@@ -31,88 +11,6 @@ int __wrap_syl_cuda_variants(const kir_kernel *kernel, const syl_cuda_target *ta
 int __wrap_syl_cuda_variants(const kir_kernel *kernel, const syl_cuda_target *target, int64_t rows,
                              syl_cuda_variant *out, int cap) {
     return __real_syl_cuda_variants(kernel, target, rows <= 64 ? 1 : 128, out, cap);
-}
-
-static pid_t start_compiler(const char *source, const char *object) {
-    pid_t pid = fork();
-    if (pid) return pid;
-    execlp(SYL_CXX, SYL_CXX, "-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-ffp-contract=off",
-           "-U_FORTIFY_SOURCE", "-I" SYL_SOURCE_DIR "/tests/cuda_emulation", "-o", object, source,
-           (char *)NULL);
-    _exit(127);
-}
-
-syl_status __wrap_syl_cuda_compile(const syl_cuda_job *jobs, size_t n, const syl_cuda_target *target,
-                                   const syl_cuda_compile_options *options, syl_diag *diag,
-                                   syl_cuda_binaries **out);
-syl_status __wrap_syl_cuda_compile(const syl_cuda_job *jobs, size_t n, const syl_cuda_target *target,
-                                   const syl_cuda_compile_options *options, syl_diag *diag,
-                                   syl_cuda_binaries **out) {
-    (void)options;
-    pid_t pids[MAX_IMAGES];
-    syl_arena arena;
-    syl_arena_init(&arena);
-    assert_true(n_images + (int)n <= MAX_IMAGES);
-    *out = calloc(1, sizeof **out);
-    (*out)->codes = calloc(n, sizeof *(*out)->codes);
-    for (size_t i = 0; i < n; i++) {
-        syl_text source = {.arena = &arena};
-        syl_cuda_launch *launch = &(*out)->codes[i].launch;
-        syl_text_printf(&source, "#include \"emulation.hpp\"\n");
-        SYL_TRY(syl_cuda_source(jobs[i].kernel, target, &jobs[i].variant, diag, &source, launch));
-        syl_text_printf(&source, "\nEMULATED_KERNEL(emulated, %s)\n", launch->entry);
-        char *path = syl_arena_printf(&arena, "%s/%zu.cc", test_folder, i);
-        SYL_TRY(syl_file_write(path, source.p, source.n, diag));
-        pids[i] = start_compiler(path, syl_arena_printf(&arena, "%s/%zu.so", test_folder, i));
-    }
-    for (size_t i = 0; i < n; i++) {
-        int status;
-        assert_int_equal(waitpid(pids[i], &status, 0), pids[i]);
-        assert_int_equal(status, 0);
-        void *library = dlopen(syl_arena_printf(&arena, "%s/%zu.so", test_folder, i), RTLD_NOW | RTLD_LOCAL);
-        if (!library) fail_msg("%s", dlerror());
-        images[n_images].kernel = jobs[i].kernel;
-        *(void **)&images[n_images].function = dlsym(library, "emulated");
-        (*out)->codes[i].code = &images[n_images++];
-    }
-    syl_arena_free(&arena);
-    return SYL_OK;
-}
-
-syl_status __wrap_syl_cuda_compile_texts(const syl_cuda_text *texts, size_t n,
-                                         const syl_cuda_compile_options *options, syl_diag *diag,
-                                         syl_cuda_binaries **out);
-syl_status __wrap_syl_cuda_compile_texts(const syl_cuda_text *texts, size_t n,
-                                         const syl_cuda_compile_options *options, syl_diag *diag,
-                                         syl_cuda_binaries **out) {
-    (void)texts, (void)options, (void)diag;
-    *out = calloc(1, sizeof **out);
-    (*out)->codes = calloc(n, sizeof *(*out)->codes);
-    for (size_t i = 0; i < n; i++) (*out)->codes[i].code = &images[n_images++];
-    return SYL_OK;
-}
-void __wrap_syl_cuda_binaries_destroy(syl_cuda_binaries *binaries);
-void __wrap_syl_cuda_binaries_destroy(syl_cuda_binaries *binaries) {
-    if (binaries) free(binaries->codes);
-    free(binaries);
-}
-
-/* ---- running ---- */
-
-static void launch(void *user, const fake_launch *l) {
-    (void)user;
-    const image *code = l->image;
-    if (!code->kernel) { /* its own test: runtime_cuda_choose.c */
-        const syl_cuda_choose_args *a = (const void *)l->parameter;
-        syl_cuda_choice *state = (syl_cuda_choice *)(uintptr_t)a->state;
-        int32_t best = (int32_t)syl_argmax((const float *)(uintptr_t)a->logits, a->n);
-        *(int32_t *)(uintptr_t)a->ids = best;
-        ((int32_t *)(uintptr_t)a->ring)[state->chosen++ % a->ring_size] = best;
-        return;
-    }
-    const int64_t grid[3] = {l->grid[0], l->grid[1], l->grid[2]};
-    size_t size = (code->kernel->buffers.n + 1) * sizeof(uint64_t) + 8;
-    assert_int_equal(code->function(l->parameter, size, grid, (int)l->block[0], l->shared), 0);
 }
 
 /* ---- the model ---- */
@@ -224,12 +122,7 @@ static void the_host_and_the_device_agree(void **state) {
     static numbers host, device;
     fixture f;
     fixture_open(&f, 1);
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-    assert_non_null(library);
-    fake_cuda_function *find;
-    *(void **)&find = dlsym(library, "fake_cuda");
-    fake_cuda_state *gpu = find();
-    gpu->launch = launch;
+    fake_cuda_state *gpu = emulated_gpu();
     const char *path = write_model(&f);
     run_on(&f, path, "cpu", &host);
     run_on(&f, path, "cuda", &device);

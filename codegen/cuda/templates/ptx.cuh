@@ -1,5 +1,7 @@
-// One PTX instruction a function. Where an architecture lacks one, the function does the same with what is there.
+// One PTX instruction a function. Where an architecture lacks one, the function does the same with what is there. Off the GPU these are functions of
+// whoever compiles the code there (tests/cuda_emulation).
 #include "base.cuh"
+#ifdef __CUDA_ARCH__
 
 // 16 bytes that are read once: past the L1 cache.
 __device__ __forceinline__ uint4 load_once(const void *address) {
@@ -92,3 +94,4 @@ template <int PENDING> __device__ __forceinline__ void copy_wait() {
 __device__ __forceinline__ void barrier(int number, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
+#endif
