@@ -263,8 +263,21 @@ static int cache_buffer(lower_ctx *ctx, const syl_value *kv, int64_t layer) {
                           (kir_buffer){"cache", KIR_CACHE, ctx->kernel->cache.elem, 0, 0, false});
 }
 
+/* Positions and sequences must be arguments of the function: the runtime has checked those, and CUDA kernels read them before the kernel in front of
+ * them has ended. */
+static syl_status check_rows_of_cache(lower_ctx *ctx, const syl_op *op, int first) {
+    for (int i = first; i < first + 2; i++) {
+        lower_place place;
+        SYL_TRY(lower_find_place(ctx, syl_operand(op, i), &place));
+        if (place.data.kind != SYL_ARG_INPUT)
+            return lower_refuse(ctx, op, "its positions and sequences must be arguments of the function");
+    }
+    return SYL_OK;
+}
+
 static syl_status lower_kv_append(lower_ctx *ctx, const syl_op *op) {
     int k, v, pos, seq;
+    SYL_TRY(check_rows_of_cache(ctx, op, 3));
     SYL_TRY(set_cols(ctx, op, lower_cols(&syl_operand(op, 1)->type)));
     SYL_TRY(lower_value(ctx, syl_operand(op, 1), &k));
     SYL_TRY(lower_value(ctx, syl_operand(op, 2), &v));
@@ -386,6 +399,7 @@ static syl_status lower_attention(lower_ctx *ctx, const syl_op *op) {
     if (!result || op->parent->first != op || op->next != op->parent->last)
         return lower_refuse(ctx, op, "attention must stand alone in its region");
     lower_place q_place, out_place, pos, seq;
+    SYL_TRY(check_rows_of_cache(ctx, op, 2));
     SYL_TRY(lower_find_place(ctx, q, &q_place));
     SYL_TRY(lower_find_place(ctx, result, &out_place));
     SYL_TRY(lower_find_place(ctx, syl_operand(op, 2), &pos));

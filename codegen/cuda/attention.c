@@ -128,25 +128,36 @@ static void print_whole(cu_source *s, const attention_tile *tile) {
         tile->tokens, tile->tokens, a->seq, tile->tokens, tile->step);
 }
 
+/* A block's page is found before the kernel in front has ended: positions, sequences and the page table are arguments of the run. Those are reads that
+ * wait for each other. */
+static void print_first_page(cu_source *s) {
+    const kir_attention *a = &s->kernel->attention;
+    syl_text_printf(s->out,
+                    "    const int row = blockIdx.x;\n"
+                    "    const int last = ((const int *)args.buffers[%d])[row], pages = last / 64 + 1;\n"
+                    "    source.sequence = ((const int *)args.buffers[%d])[row];\n"
+                    "    source.page(smaller((int)blockIdx.z, pages - 1) * 64);\n"
+                    "    let_next_begin();\n    wait_for_previous();\n",
+                    a->pos, a->seq);
+}
+
 static void print_split(cu_source *s, const attention_tile *tile, int64_t block) {
     const kir_attention *a = &s->kernel->attention;
     syl_text_printf(
         s->out,
         "    float *parts = (float *)(shared_memory + %lld);\n"
-        "    const int row = blockIdx.x;\n"
-        "    const int last = ((const int *)args.buffers[%d])[row], pages = last / 64 + 1;\n"
         "    // more rows than counters: the first block makes all pages\n"
         "    const bool alone = args.rows > %d || pages == 1;\n"
         "    if ((int)blockIdx.z >= (alone ? 1 : pages)) return;\n"
-        "    source.sequence = ((const int *)args.buffers[%d])[row];\n"
         "    stage(args, s, row, 1, head, heads, t);\n"
         "    char *results = (char *)args.workspace + %lld + ((int64_t)blockIdx.y * gridDim.x + row) * "
         "%lld;\n"
         "    const int64_t next = (int64_t)gridDim.x * gridDim.y * %lld; // from a page to the next\n"
-        "    for (int page = blockIdx.z; page < (alone ? pages : (int)blockIdx.z + 1); page++)\n"
+        "    for (int page = blockIdx.z; page < (alone ? pages : (int)blockIdx.z + 1); page++) {\n"
+        "        if (page > (int)blockIdx.z) source.page(page * 64);\n"
         "        narrow_page<C, %d>(s, source, parts, page * 64, last, t, (float *)(results + page * "
-        "next));\n"
-        "    __threadfence();\n    __syncthreads();\n"
+        "next));\n    }\n"
+        "    if (!alone) __threadfence();\n    __syncthreads();\n"
         "    if (!alone) {\n"
         "        int *counter = (int *)args.workspace + blockIdx.y * %d + row;\n"
         "        if (t == 0) s.before[0] = __int_as_float(atomicAdd(counter, 1));\n"
@@ -156,9 +167,8 @@ static void print_split(cu_source *s, const attention_tile *tile, int64_t block)
         "        if (t == 0) *counter = 0;\n    }\n"
         "    narrow_merge(s, parts, results, next, pages, t, [&](int at, float x) {\n"
         "        result(args, row, 1, head, heads, at / C::D, at %% C::D, x);\n    });\n",
-        (long long)tile_bytes(tile, a->head_dim, value_floats(&s->kernel->cache)), a->pos, most_split_rows,
-        a->seq, (long long)SYL_CUDA_COUNTERS, (long long)block, (long long)block, tile->step,
-        most_split_rows);
+        (long long)tile_bytes(tile, a->head_dim, value_floats(&s->kernel->cache)), most_split_rows,
+        (long long)SYL_CUDA_COUNTERS, (long long)block, (long long)block, tile->step, most_split_rows);
 }
 
 syl_status cu_emit_attention(cu_source *s) {
@@ -178,15 +188,16 @@ syl_status cu_emit_attention(cu_source *s) {
         "    AttentionTile<C> &s = *(AttentionTile<C> *)shared_memory;\n"
         "    const int t = threadIdx.x, kv_head = blockIdx.y / %d, piece = blockIdx.y %% %d;\n"
         "    const int head = kv_head * %d + piece * %d, heads = smaller(%d, %d - piece * %d);\n"
-        "    let_next_begin();\n    wait_for_previous();\n"
         "    Head source = {(const KvView *)args.buffers[%d], 0, kv_head, nullptr};\n",
         threads, a->head_dim <= 64 ? 2 : 1, s->launch->entry, tile.pieces, tile.pieces, group, tile.heads,
         tile.heads, group, tile.heads, a->cache);
     if (!split) {
+        syl_text_printf(s->out, "    let_next_begin();\n    wait_for_previous();\n");
         print_whole(s, &tile);
         cu_print_tiled_padding(s, syl_arena_printf(s->arena, "(int)blockIdx.x * %d", tile.tokens),
                                "blockIdx.y == 0 ? stop : 0", "    ");
     } else {
+        print_first_page(s);
         cu_print_tiled_padding(s, "(int)blockIdx.x",
                                "blockIdx.y == 0 && blockIdx.z == 0 ? (int)blockIdx.x + 1 : 0", "    ");
         print_split(s, &tile, block);

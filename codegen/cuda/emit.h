@@ -70,8 +70,10 @@ typedef struct cu_rows_part {
 } cu_rows_part;
 /* For blocks of so many threads that have so many rows to compute. */
 cu_rows_part cu_rows_part_of(const kir_kernel *kernel, int threads, int64_t rows);
-/* Prints Args and `compute_rows(const Args &args, int first, int end)`, for part->threads threads; `shared`: where its shared memory begins. */
-SYL_NODISCARD syl_status cu_print_rows_part(cu_source *s, const cu_rows_part *part, int64_t shared);
+/* Prints Args and `compute_rows(const Args &args, int first, int end)`, for part->threads threads; `shared`: where its shared memory begins; `waits`: it waits
+ * for the kernel in front itself, which a kernel with appends must. */
+SYL_NODISCARD syl_status cu_print_rows_part(cu_source *s, const cu_rows_part *part, int64_t shared,
+                                            bool waits);
 
 /* A GEMM of gemm_stream behind a prologue: its shared memory in bytes, in front of the prologue's; where the tokens' codes begin there; its time
  * where each block first computes for `before` seconds, and has `more` bytes of shared memory. */

@@ -163,11 +163,11 @@ static cu_source part_source(const cu_source *s, const syl_cuda_fused *fused, in
 }
 
 static syl_status print_rows(const cu_source *s, const syl_cuda_fused *fused, int p, const cu_rows_part *part,
-                             int64_t shared) {
+                             int64_t shared, bool waits) {
     syl_cuda_launch none = {0};
     cu_source inner = part_source(s, fused, p, &none);
     syl_text_printf(s->out, "\nnamespace part%d {\n", p);
-    SYL_TRY(cu_print_rows_part(&inner, part, shared));
+    SYL_TRY(cu_print_rows_part(&inner, part, shared, waits));
     syl_text_printf(s->out, "} // namespace part%d\n", p);
     return SYL_OK;
 }
@@ -177,7 +177,7 @@ static syl_status print_prologue(cu_source *s, const syl_cuda_fused *fused) {
     cu_source gemm = part_source(s, fused, 1, s->launch);
     cu_template(s, "rows.cuh");
     cu_template(s, "gemm_stream.cuh");
-    SYL_TRY(print_rows(s, fused, 0, &p.rows, p.scratch));
+    SYL_TRY(print_rows(s, fused, 0, &p.rows, p.scratch, false));
     syl_text_printf(s->out, "\nnamespace part1 {\n");
     SYL_TRY(cu_print_stream_part(&gemm));
     syl_text_printf(s->out, "} // namespace part1\n");
@@ -211,13 +211,13 @@ static syl_status print_siblings(cu_source *s, const syl_cuda_fused *fused) {
         if (part.threads > launch->threads) launch->threads = part.threads;
         if (part.rows < launch->rows_per_block) launch->rows_per_block = part.rows;
         if (part.shared > launch->shared) launch->shared = part.shared;
-        SYL_TRY(print_rows(s, fused, p, &part, 0));
+        SYL_TRY(print_rows(s, fused, p, &part, 0, true));
     }
     print_args(s, fused);
     syl_text_printf(
         s->out,
         "\nextern \"C\" __global__ void __launch_bounds__(%d, 1) %s(const __grid_constant__ Args args) "
-        "{\n    let_next_begin();\n    wait_for_previous();\n",
+        "{\n",
         launch->threads, launch->entry);
     for (int p = 0; p < fused->n; p++) {
         cu_rows_part part = sibling_of(fused, p);

@@ -387,8 +387,6 @@ static syl_status print_effect(rows_state *r, int inst) {
         rows_project(r, inst);
         return SYL_OK;
     default:
-        SYL_TRY(rows_need_row(r, p->args[1]));
-        SYL_TRY(rows_need_row(r, p->args[2]));
         if (p->op == KIR_append_k || p->op == KIR_append_v)
             rows_append(r, inst);
         else
@@ -490,7 +488,23 @@ static void print_places(rows_state *r, bool in_shared) {
     }
 }
 
-static void print_entry(rows_state *r, bool in_shared) {
+/* Where appends go is found before the kernel in front has ended: positions, sequences and page tables are arguments of the run. Those are reads that wait for
+ * each other. */
+static syl_status print_wait(rows_state *r) {
+    const kir_kernel *k = r->s->kernel;
+    for (int i = 0; i < (int)k->body.n; i++) {
+        kir_op op = k->body.p[i].op;
+        if (op != KIR_append_k && op != KIR_append_v && op != KIR_append_codes_k && op != KIR_append_codes_v)
+            continue;
+        SYL_TRY(rows_need_row(r, k->body.p[i].args[1]));
+        SYL_TRY(rows_need_row(r, k->body.p[i].args[2]));
+        rows_place_append(r, i);
+    }
+    syl_text_printf(r->s->out, "    let_next_begin();\n    wait_for_previous();\n");
+    return SYL_OK;
+}
+
+static syl_status print_entry(rows_state *r, bool in_shared) {
     cu_source *s = r->s;
     int t = r->shape.threads, rows = r->rows_per_block, threads = t * rows;
     int blocks = !projects(s->kernel) && 65536 / threads / 2 >= r->shape.registers * 8 / 5 + 40 ? 2 : 1;
@@ -506,7 +520,7 @@ static void print_entry(rows_state *r, bool in_shared) {
                         "%d + part;\n",
                         t, t, rows);
     print_places(r, in_shared);
-    syl_text_printf(s->out, "    let_next_begin();\n    wait_for_previous();\n");
+    return print_wait(r);
 }
 
 static bool has_effect(kir_op op) {
@@ -576,7 +590,7 @@ syl_status cu_emit_rows(cu_source *s) {
     if (r.rows_per_block > 1) r.first = syl_arena_printf(s->arena, "(int)blockIdx.x * %d", r.rows_per_block);
     bool in_shared = shared_floats(&r.shape, r.rows_per_block) * 4 <= s->target->shared;
     SYL_TRY(print_before(&r));
-    print_entry(&r, in_shared);
+    SYL_TRY(print_entry(&r, in_shared));
     SYL_TRY(print_rows(&r));
     syl_text_printf(s->out, "}\n");
 
@@ -620,11 +634,12 @@ cu_rows_part cu_rows_part_of(const kir_kernel *kernel, int threads, int64_t rows
     /* a read of memory, exchanges and barriers behind each other, the row itself; a projection's matrix */
     double turn = 0.5e-6 + steps * 0.04e-6 + shape.registers * 8e-9 + matrix;
     part.seconds = turn + (double)(turns - 1) * (turn - 0.2e-6);
-    part.fits = shape.threads * least <= 512 && shape.registers <= unrolled_registers;
+    part.fits =
+        part.threads <= 384 && shape.registers <= unrolled_registers; /* both kernels have registers then */
     return part;
 }
 
-syl_status cu_print_rows_part(cu_source *s, const cu_rows_part *part, int64_t shared) {
+syl_status cu_print_rows_part(cu_source *s, const cu_rows_part *part, int64_t shared, bool waits) {
     rows_state r = {.s = s,
                     .shape = rows_shape_of(s->kernel),
                     .rows_per_block = part->rows,
@@ -645,6 +660,7 @@ syl_status cu_print_rows_part(cu_source *s, const cu_rows_part *part, int64_t sh
         parts > part->rows ? syl_arena_printf(s->arena, "part < %d ? first + part : args.rows", part->rows)
                            : "first + part");
     print_places(&r, true);
+    if (waits) SYL_TRY(print_wait(&r));
     SYL_TRY(print_rows(&r));
     syl_text_printf(
         s->out,

@@ -95,7 +95,8 @@ void rows_reduce(rows_state *r, int inst);
 void rows_head_norm(rows_state *r, int inst);
 void rows_rope(rows_state *r, int inst);
 void rows_project(rows_state *r, int inst);
-/* rows_cache.c */
+/* rows_cache.c. The page and the place in it, which the code of the append finds there. */
+void rows_place_append(rows_state *r, int inst);
 void rows_append(rows_state *r, int inst);
 void rows_append_codes(rows_state *r, int inst);
 

@@ -2,7 +2,7 @@
  * position. */
 #include "codegen/cuda/rows.h"
 
-static void print_place(rows_state *r, int inst) {
+void rows_place_append(rows_state *r, int inst) {
     const kir_inst *p = &r->s->kernel->body.p[inst];
     syl_text_printf(r->s->out,
                     "\n    unsigned char *page%d = cache_layer((const KvView *)args.buffers[%d], v%d, v%d);\n"
@@ -19,7 +19,6 @@ void rows_append(rows_state *r, int inst) {
     const char *type = cu_elem_type(cache->elem), *x = rows_array(r, p->args[0], r->current);
     int bytes = cu_elem_bytes(cache->elem), run = l->w * bytes < 16 ? l->w * bytes : 16;
     bool key = p->op == KIR_append_k, whole = !key && cache->dim % l->w == 0 && cache->dim * bytes % run == 0;
-    print_place(r, inst);
     syl_text_printf(
         s->out,
         "    UNROLL\n    for (int n = 0; n < %d; n++)\n        UNROLL\n        for (int k = 0; k < %d; k++)\n"
@@ -50,7 +49,6 @@ void rows_append_codes(rows_state *r, int inst) {
     bool key = p->op == KIR_append_codes_k;
     kir_codes codes = key ? cache->k : cache->v;
     int lanes = r->shape.threads < 32 ? r->shape.threads : 32;
-    print_place(r, inst);
     rows_publish(r, r->current, rows_array(r, p->args[0], r->current));
     syl_text_printf(
         s->out,

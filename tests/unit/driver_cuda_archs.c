@@ -8,6 +8,7 @@
 #include <time.h>
 #include "base/safetensors.h"
 #include "codegen/cuda/compile.h"
+#include "codegen/cuda/schedule.h"
 #include "codegen/cuda/nvrtc.h"
 #include "driver/compile.h"
 #include "driver/materialize.h"
@@ -187,6 +188,7 @@ enum { CAP = 256, ROWS_FEW = 1, ROWS_SOME = 24, ROWS_MANY = 512 };
 typedef struct instances {
     SYL_VEC(syl_cuda_job) jobs;
     SYL_VEC(const char *) from;
+    SYL_VEC(syl_cuda_schedule *) schedules; /* jobs stand on them */
 } instances;
 
 static void add_instance(instances *in, const candidate *c, const syl_cuda_variant *variant) {
@@ -233,6 +235,36 @@ static void cover_values(instances *in, const syl_cuda_target *target) {
                 fresh = fresh || !is_covered(in, (int)variants[i].family, p, variants[i].values[p]);
             if (fresh) add_instance(in, &suite.kernels.p[k], &variants[i]);
         }
+    }
+}
+
+static syl_cuda_variant pick_best(void *user, int kernel, bool *measured) {
+    void **both = user;
+    syl_cuda_variant best = {0};
+    *measured = false;
+    syl_cuda_variants(((const syl_plan *)both[0])->kernels.p[kernel], both[1], ROWS_FEW, &best, 1);
+    return best;
+}
+
+/* Kernels that are launched together for one row and for eight, of a part of the programs. */
+static void add_together(instances *in, const syl_cuda_target *target, size_t index) {
+    size_t part = getenv("SYL_TEST_ALL") ? 1 : 6;
+    for (size_t i = 0; i < 2 * suite.programs.n; i++) {
+        program *p = suite.programs.p[i / 2];
+        void *both[] = {p->plan, (void *)(uintptr_t)target};
+        syl_cuda_schedule *schedule;
+        if (i % part != index % part) continue;
+        fixture_ok(&suite.f, syl_cuda_schedule_create(p->plan, target, i % 2 ? SYL_CUDA_FEW : 1, pick_best,
+                                                      both, suite.f.diag, &schedule));
+        for (size_t k = 0; schedule && k < schedule->fused.n; k++) {
+            const syl_cuda_fused *fused = &schedule->fused.p[k];
+            SYL_PUSH(&suite.f.arena, &in->jobs,
+                     (syl_cuda_job){.kernel = fused->kernels[fused->n - 1],
+                                    .variant = fused->variants[fused->n - 1],
+                                    .fused = fused});
+            SYL_PUSH(&suite.f.arena, &in->from, "a launch with others");
+        }
+        if (schedule) SYL_PUSH(&suite.f.arena, &in->schedules, schedule);
     }
 }
 
@@ -293,11 +325,13 @@ static void rows_keep_their_limits(void **state) {
     assert_true(syl_cuda_target_named(arch->name, &target));
     choose_best(&in, &target, (size_t)index);
     cover_values(&in, &target);
+    add_together(&in, &target, (size_t)index);
     fixture_ok(f, syl_cuda_compile(in.jobs.p, in.jobs.n, &target, &options, f->diag, &b));
     for (size_t i = 0; i < in.jobs.n; i++)
         check_instance(&in.jobs.p[i], in.from.p[i], &b->codes[i], arch, &of[in.jobs.p[i].variant.family],
                        &wrong);
     syl_cuda_binaries_destroy(b);
+    for (size_t i = 0; i < in.schedules.n; i++) syl_cuda_schedule_destroy(in.schedules.p[i]);
     print_summary(arch, of);
     printf("%-8s %zu of %zu kernels and variants in %.1f s of processor time\n", arch->name, in.jobs.n,
            suite.kernels.n, (double)(clock() - start) / CLOCKS_PER_SEC);

@@ -75,14 +75,13 @@ struct Narrow {
     static constexpr int floats = 4 * (64 * C::Q > C::Q * C::D ? 64 * C::Q : C::Q * C::D); // of parts in shared memory
 };
 
-// m, l and o of the page at `position` to `to`: Q, Q and Q x D floats.
+// m, l and o of the head's page, which begins at `position`, to `to`: Q, Q and Q x D floats.
 template <typename C, int STEP, typename H>
 __device__ inline void narrow_page(AttentionTile<C> &s, H &head, float *parts, int position, int last, int t, float *to) {
     typedef Narrow<C> N;
     const int count = smaller(last + 1 - position, 64), d = t % C::DL, group = t / C::DL;
     const bool has_values = group < N::QG;
     float early[N::EARLY ? N::QT * 16 * C::DT : 1], x[C::Q];
-    head.page(position);
     head.stage_values(s.values, t);
     __syncthreads();
     if constexpr (N::EARLY) {
