@@ -227,8 +227,8 @@ typedef struct syl_cuda_settings {
         variant; /* "gemm_mma tokens=64 warps=4 stages=3" (docs/kernels.md); NULL: the best by the cost model */
     int64_t rows; /* for so many rows; 0: 512, and for resources 1, 16, 64, 512 and 4096 */
 } syl_cuda_settings;
-/* SYL_STAGE_CUDA, SYL_STAGE_PTX and SYL_STAGE_RESOURCES of any architecture; needs no GPU, and but for the first NVRTC. Errors: cuda-arch,
- * cuda-variant, cli-kernel, nvrtc-missing. */
+/* SYL_STAGE_CUDA, SYL_STAGE_PTX and SYL_STAGE_RESOURCES of any architecture, and SYL_STAGE_PLAN: the plan for GPUs. Needs no GPU, and for PTX and resources
+ * NVRTC. With 1 to 8 rows also what is launched together: "f0", "f1", ... among the kernels. Errors: cuda-arch, cuda-variant, cli-kernel, nvrtc-missing. */
 SYL_API syl_status syl_inspect_cuda(syl_instance *instance, const char *path, syl_stage stage,
                                     const syl_cuda_settings *settings, char **text, size_t *text_size);
 
