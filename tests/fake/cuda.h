@@ -37,6 +37,7 @@ typedef struct fake_cuda {
     int entered;     /* contexts pushed and not popped */
     long errors;     /* calls that no program should make: out of a context, memory that is not there, ... */
     char error[200]; /* the first of them */
+    double clock;    /* seconds, which `launch` may move on; events are read off it */
     void (*launch)(void *user, const fake_launch *launch);
     void *user;
 } fake_cuda_state;
