@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""tools.py SYL FOLDER: the verbs that look at things (inspect, diff, cache, doctor) and the stages of a compile (--dump-dir, --estimate,
+"""tools.py SYL FOLDER: the verbs that look at things (inspect, diff, cache, tune, doctor) and the stages of a compile (--dump-dir, --estimate,
 --memory), on a small random checkpoint."""
 import json
 import os
@@ -107,6 +107,24 @@ left = data("cache", "gc", "--max-size", half)
 expect(left["freed_bytes"] > 0 and left["tensor_bytes"] + left["kernel_bytes"] <= half, "cache gc")
 empty = data("cache", "clear")
 expect(empty["tensors"] == empty["kernels"] == 0 and not list((FOLDER / "cache").rglob("*.tensor")), "cache clear")
+
+# tune: records from file to file; a damaged database is named, and so is the way out
+record = {"record": "choice", "gpu": "NVIDIA H200", "capability": 90, "sms": 132, "memory_mhz": 3201, "driver": "13000", "nvrtc": "13.0", "library": "0.1.0",
+          "kernel": "00112233445566778899aabbccddeeff", "rows": 16, "variant": "rows threads=64", "source": "ffeeddccbbaa99887766554433221100", "name": "quantize",
+          "seconds": 1.25e-06, "tried": 4, "candidates": 6, "budget": 60, "date": 1700000000}
+lines, copied, database = FOLDER / "lines.jsonl", FOLDER / "copied.jsonl", FOLDER / "cache" / "tuning.db"
+expect(data("tune", "--export", copied)["exported"] == 0 and copied.read_text() == "" and not database.exists(), "nothing is exported where nothing was tuned")
+lines.write_text("".join(json.dumps({**record, "rows": rows}) + "\n" for rows in (1, 16, 512)))
+expect(data("tune", "--import", lines)["imported"] == 3, "tune --import")
+expect(data("tune", "--export", copied)["exported"] == 3 and sorted(copied.read_text().splitlines()) == sorted(lines.read_text().splitlines()), "tune --export")
+expect(data("cache", "clear")["kernels"] == 0 and database.exists(), "cache clear leaves what was tuned")
+for name in ("tuning.db", "tuning.db-wal", "tuning.db-shm"):
+    (FOLDER / "cache" / name).unlink(missing_ok=True)
+database.write_bytes(b"damaged" * 1000)
+sick = subprocess.run([SYL, "tune", "--import", str(lines)], capture_output=True, text=True)
+expect(sick.returncode == 3 and "error[tuning-damaged]" in sick.stderr and "delete the file" in sick.stderr, "a damaged database is named")
+database.unlink()
+expect(data("tune", "--import", lines)["imported"] == 3, "and made anew when it is deleted")
 
 # doctor
 health = data("doctor")

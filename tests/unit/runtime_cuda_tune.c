@@ -253,7 +253,7 @@ static void workers_may_not_be_trusted(void **state) {
     fixture_open(&f, 1);
     for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
         tune_answer answer;
-        tune_link *link = open_link(&f, lies[i].mode, lies[i].outcome == TUNE_HUNG ? 0.3 : 20);
+        tune_link *link = open_link(&f, lies[i].mode, lies[i].outcome == TUNE_HUNG ? 1 : 20);
         assert_int_equal(tune_link_ask(link, "\"do\": \"try\"", 1, f.diag, &answer), TUNE_ANSWERED);
         assert_true(answer.state == SYL_TUNING_GOOD && answer.n == 1 && answer.seconds[0] == 0.5);
         tune_outcome outcome = tune_link_ask(link, "\"do\": \"try\"", 1, f.diag, &answer);
@@ -541,7 +541,7 @@ static void each_fault_costs_one_process(void **state) {
     setenv("TEST_FOLDER", test_folder, 1);
     syl_tune_options options = options_for(&f, &s, "^k0$");
     options.worker = worker(&f, "deadly");
-    options.limit = 2;
+    options.limit = 5;
     fixture_ok(&f, syl_cuda_tune(model(&f), &options, f.pool, f.diag, &stats));
     assert_int_equal(stats.lost, 3);
     assert_int_equal(stats.bad, 3);
