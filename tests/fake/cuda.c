@@ -144,7 +144,7 @@ API int cuDeviceGetAttribute(int *value, int attribute, int device) {
         *value = 132;
         return OK;
     case 38:
-        *value = 50 << 20;
+        *value = s.l2 ? s.l2 : 50 << 20;
         return OK;
     case 75:
         *value = s.capability / 10;

@@ -27,6 +27,7 @@ typedef struct fake_cuda {
     int devices, version, capability;
     size_t memory; /* bytes of the device; those of other processes count as used */
     size_t others;
+    int l2;         /* bytes; 0: 50 MiB */
     long trap;      /* the launch of this number fails, and with it the context; 0: none */
     int fail_alloc; /* the next allocations fail, so many */
     /* what happened */
