@@ -147,6 +147,7 @@ syl_status syl_instance_create(const syl_instance_options *options, syl_instance
     instance->n_gpus = -1;
     instance->cache_dir = o.cache_dir ? syl_arena_strdup(&instance->arena, o.cache_dir) : NULL;
     instance->message = o.message;
+    instance->progress = o.progress;
     instance->user = o.user;
     *out = instance;
     return SYL_OK;

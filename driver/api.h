@@ -21,6 +21,7 @@ struct syl_instance {
     const char *device;    /* as it was asked for; NULL until api_device: the default */
     const char *cache_dir; /* NULL: the user's; "": none */
     void (*message)(void *user, const syl_notice *notice);
+    void (*progress)(void *user, const char *what, int64_t done, int64_t total);
     void *user;
     syl_pool *pool;          /* NULL until api_pool */
     syl_host_target *target; /* NULL until api_target */

@@ -4,6 +4,11 @@
 
 #include "driver/api.h"
 
+static void report_progress(void *user, int done, int total) {
+    const syl_instance *instance = user;
+    instance->progress(instance->user, "compiling kernels", done, total);
+}
+
 static syl_status load(api_call *call, const char *path, syl_program **out) {
     syl_engine_options options = {.cpu = call->instance->cpu};
     syl_pool *pool;
@@ -16,6 +21,8 @@ static syl_status load(api_call *call, const char *path, syl_program **out) {
     SYL_TRY(api_pool(call, &pool));
     SYL_TRY(api_cache(call, &options.cache_dir));
     options.device = api_device(call);
+    if (call->instance->progress) options.progress = report_progress;
+    options.progress_user = call->instance;
     syl_program *program = calloc(1, sizeof *program);
     if (program) program->path = strdup(path);
     if (!program || !program->path) {

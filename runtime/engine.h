@@ -60,6 +60,9 @@ typedef struct syl_engine_options {
     const char *cpu;       /* as for syl_host_target_find; NULL: "host" */
     const char *cache_dir; /* of compiled kernels; NULL: none */
     const char *device;    /* "cpu" (NULL), "cuda" (the first GPU), "cuda:1" */
+    /* Of compiling for a GPU, which may take long: kernels, those from the cache too; one call at a time, from any thread. May be NULL. */
+    void (*progress)(void *user, int done, int total);
+    void *progress_user;
 } syl_engine_options;
 
 /* Errors: device-unknown, those of artifacts, lowering, code generation and the device. */

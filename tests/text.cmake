@@ -6,7 +6,7 @@ if(EXISTS ${CMAKE_SOURCE_DIR}/.venv/bin/python3) # made by scripts/check, with t
 endif()
 set(work ${CMAKE_CURRENT_BINARY_DIR}/work)
 # Compiled kernels are cached beside the build, not in the user's folder.
-set(environment SYL_CACHE_DIR=${work}/cache PYTHONDONTWRITEBYTECODE=1)
+set(environment SYL_CACHE_DIR=${work}/cache PYTHONDONTWRITEBYTECODE=1 ${nvrtc_environment})
 file(MAKE_DIRECTORY ${work}/cache)
 file(CHMOD ${work}/cache PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE)
 

@@ -108,6 +108,20 @@ expect(left["freed_bytes"] > 0 and left["tensor_bytes"] + left["kernel_bytes"] <
 empty = data("cache", "clear")
 expect(empty["tensors"] == empty["kernels"] == 0 and not list((FOLDER / "cache").rglob("*.tensor")), "cache clear")
 
+# CUDA code, without a GPU; what needs NVRTC only where it is found
+source = syl("dump", A, "--cuda", "k0", "--arch", "sm_80")
+expect("sm_80" in source and 'extern "C" __global__' in source, "dump --cuda")
+if "compiled in" in next(c["found"] for c in data("doctor")["checks"] if c["check"] == "nvrtc"):
+    expect(".target sm_75" in syl("dump", A, "--ptx", "k0", "--arch", "sm_75"), "dump --ptx")
+    table = syl("dump", A, "--resources", "k0", "--rows", "1")
+    expect("sm_90a" in table.splitlines()[0] and table.count("\n") == 2 and table.splitlines()[1].startswith("k0"), "dump --resources")
+    cubins = sorted((FOLDER / "cache").glob("*.cuda"))
+    expect(len(cubins) == 2 and data("cache", "stats")["kernels"] == 2, "CUDA kernels are in the cache")
+    expect(b"variant rows" in cubins[0].read_bytes(), "and say what they are")
+    cubins[0].write_bytes(cubins[0].read_bytes()[:-1])
+    expect(data("cache", "verify")["damaged"] == 1 and not cubins[0].exists(), "a damaged one is found and removed")
+    expect(syl("dump", A, "--resources", "k0", "--rows", "1") == table, "and made again")
+
 # tune: records from file to file; a damaged database is named, and so is the way out
 record = {"record": "choice", "gpu": "NVIDIA H200", "capability": 90, "sms": 132, "memory_mhz": 3201, "driver": "13000", "nvrtc": "13.0", "library": "0.1.0",
           "kernel": "00112233445566778899aabbccddeeff", "rows": 16, "variant": "rows threads=64", "source": "ffeeddccbbaa99887766554433221100", "name": "quantize",
@@ -130,6 +144,10 @@ expect(data("tune", "--import", lines)["imported"] == 3, "and made anew when it 
 health = data("doctor")
 expect(health["ok"] and {"llvm", "cpu", "self-test", "cache"} <= {c["check"] for c in health["checks"]}, "doctor")
 expect("everything is fine" in syl("doctor"), "doctor for people")
+nvrtc = next(c["found"] for c in health["checks"] if c["check"] == "nvrtc")
+without = subprocess.run([SYL, "doctor", "--json"], env={**os.environ, "SYL_NVRTC": "/no/such/folder"}, capture_output=True, text=True)
+found = next(c["found"] for c in json.loads(without.stdout)["checks"] if c["check"] == "nvrtc")
+expect("/no/such/folder" in found and "pip install nvidia-cuda-nvrtc" in found, "doctor tells how to get NVRTC")
 (FOLDER / "open").mkdir()
 (FOLDER / "open").chmod(0o777)
 sick = subprocess.run([SYL, "doctor", "--json"], env={**os.environ, "SYL_CACHE_DIR": str(FOLDER / "open")}, capture_output=True, text=True)

@@ -151,21 +151,40 @@ static void check_cache(doctor *d) {
     if (status == SYL_OK && folder) check_disk(d, "cache disk", folder);
 }
 
-/* Only GPUs need NVRTC: a machine without is fit all the same. */
-static void check_nvrtc(doctor *d) {
+/* Only GPUs need their driver and NVRTC: a machine without a GPU is fit all the same. */
+static void check_nvrtc(doctor *d, syl_instance *instance, bool needed) {
     tool *t = d->t;
-    syl_instance *instance;
     syl_nvrtc_info info = {.size = sizeof info};
-    syl_status status = tool_instance(t, &instance);
-    if (status == SYL_OK) status = syl_instance_nvrtc(instance, &info);
+    syl_status status = syl_instance_nvrtc(instance, &info);
     const char *found = "not looked for";
     if (status == SYL_OK && info.usable) {
         found = syl_arena_printf(&t->arena, "%d.%d at %s; a kernel for GPUs was compiled in %.2f s",
                                  info.major, info.minor, info.path, info.seconds);
     } else if (status == SYL_OK) {
         found = syl_arena_printf(&t->arena, "none to use, so no CUDA devices: %s; %s", info.why, info.help);
+        if (needed) status = syl_error(t->diag, SYL_ERR_nvrtc_missing, SYL_NOWHERE, "%s", info.why);
     }
     note(d, "nvrtc", status, found);
+}
+
+static void check_cuda(doctor *d) {
+    tool *t = d->t;
+    syl_instance *instance;
+    size_t n = 0;
+    const char *why = "";
+    syl_text found = {.arena = &t->arena};
+    syl_status status = tool_instance(t, &instance);
+    if (status == SYL_OK) status = syl_instance_gpus(instance, &n, &why);
+    if (!n) syl_text_printf(&found, "no GPU: %s", why);
+    for (size_t i = 0; i < n && status == SYL_OK; i++) {
+        syl_gpu gpu = {.size = sizeof gpu};
+        status = syl_instance_gpu(instance, i, &gpu);
+        if (status == SYL_OK)
+            syl_text_printf(&found, "%s%s: %s, driver for CUDA %d.%d", i ? "; " : "", gpu.device, gpu.name,
+                            gpu.driver / 1000, gpu.driver % 1000 / 10);
+    }
+    note(d, "cuda", status, found.p);
+    if (status == SYL_OK) check_nvrtc(d, instance, n > 0);
 }
 
 static syl_status run(tool *t, void *user, const char **args, int n_args) {
@@ -177,7 +196,7 @@ static syl_status run(tool *t, void *user, const char **args, int n_args) {
          syl_arena_printf(&t->arena, "%s free", size_text(&t->arena, syl_machine_memory())));
     check_cache(&d);
     check_disk(&d, "disk", ".");
-    check_nvrtc(&d);
+    check_cuda(&d);
     syl_text out = {.arena = &t->arena};
     if (t->json) {
         syl_text_printf(&out, "{\"ok\": %s, \"checks\": [%s]}\n", d.failed ? "false" : "true", d.text.p);

@@ -23,11 +23,21 @@ static void print_notice(void *user, const syl_notice *notice) {
     if (!t->quiet || notice->level == SYL_LEVEL_ERROR) fputs(notice->rendered, stderr);
 }
 
+static void show_progress(void *user, const char *what, int64_t done, int64_t total) {
+    tool *t = user;
+    if (!t->library.t) t->library = tool_progress_begin(t, what);
+    tool_progress_update(&t->library, (double)done, (double)total, NULL);
+    if (done < total) return;
+    tool_progress_end(&t->library);
+    t->library.t = NULL;
+}
+
 syl_status tool_instance(tool *t, syl_instance **out) {
     syl_instance_options options = {.size = sizeof options,
                                     .threads = (int)t->threads,
                                     .cpu = t->cpu,
                                     .device = t->device,
+                                    .progress = show_progress,
                                     .message = print_notice,
                                     .user = t};
     if (!t->instance) SYL_TRY(syl_instance_create(&options, &t->instance));

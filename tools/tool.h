@@ -6,6 +6,15 @@
 #include "syl/syl.h"
 #include "tools/options.h"
 
+/* Progress of long work: one line with percent and remaining time on a terminal, a line every few seconds
+ * elsewhere. */
+typedef struct tool_progress {
+    const struct tool *t;
+    const char *label;
+    double start, last; /* seconds */
+    bool terminal, shown;
+} tool_progress;
+
 typedef struct tool {
     syl_arena arena; /* lives as long as the command */
     syl_diag *diag;
@@ -17,6 +26,7 @@ typedef struct tool {
     const char *program;    /* as it was called */
     syl_instance *instance; /* made by tool_instance */
     struct syl_pool *pool;  /* made by tool_pool (pool.h) */
+    tool_progress library;  /* of the library's long work */
 } tool;
 
 typedef struct verb {
@@ -66,14 +76,6 @@ SYL_NODISCARD syl_status tool_json_end(tool *t, tool_json *json);
 /* Writes to stdout; a full disk or closed pipe is an error (file-write). */
 SYL_NODISCARD syl_status tool_print(tool *t, const char *text, size_t size);
 
-/* Progress of long work: one line with percent and remaining time on a terminal, a line every few seconds
- * elsewhere. */
-typedef struct tool_progress {
-    const tool *t;
-    const char *label;
-    double start, last; /* seconds */
-    bool terminal, shown;
-} tool_progress;
 tool_progress tool_progress_begin(const tool *t, const char *label);
 /* `extra` (may be NULL) stands behind. */
 void tool_progress_update(tool_progress *progress, double done, double total, const char *extra);

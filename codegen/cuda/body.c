@@ -112,6 +112,33 @@ static const char *element(cu_source *s, int number, const char *i, const char *
     }
 }
 
+/* load_patch, load_picture (kir.def): the place by division with constants. */
+static const char *picture_element(cu_source *s, const kir_inst *inst, const char *i, const char *j) {
+    const kir_buffer *b = &s->kernel->buffers.p[inst->buffer];
+    const kir_pictures *p = &inst->pictures;
+    int patch = (int)p->patch, width = (int)p->width, height = (int)p->height, across = width / patch;
+    int count = height / patch * across;
+    const char *place;
+    if (inst->op == KIR_load_patch)
+        place = syl_arena_printf(s->arena,
+                                 "(int64_t)((%s) / %d) * %lld + ((%s) %% %d / %d * %d + (%s) %% %d %% %d * "
+                                 "%d) + ((%s) / %d * %d + "
+                                 "(%s) / %d %% %d * %d + (%s) %% %d)",
+                                 i, count, (long long)b->stride, i, count, across, patch * width, i, count,
+                                 across, patch, j, patch * patch, height * width, j, patch, patch, width, j,
+                                 patch);
+    else
+        place = syl_arena_printf(s->arena,
+                                 "((int64_t)(%s) * %d + (%s) / %d %% %d / %d * %d + (%s) %% %d / %d) * %lld "
+                                 "+ ((%s) / %d * %d + (%s) / %d "
+                                 "%% %d %% %d * %d + (%s) %% %d %% %d)",
+                                 i, count, j, width, height, patch, across, j, width, patch,
+                                 (long long)b->stride, j, height * width, patch * patch, j, width, height,
+                                 patch, patch, j, width, patch);
+    return syl_arena_printf(s->arena, "((%s *)args.buffers[%d])[%s]", cu_elem_type(b->elem), inst->buffer,
+                            place);
+}
+
 /* The operand of max(min(round(x), 127), -127), in either order, or -1: with to_i8 behind it, it is one function. */
 static int cut_and_rounded(const kir_kernel *k, int index) {
     bool low = false, high = false;
@@ -165,6 +192,10 @@ bool cu_expression(cu_source *s, int index, const cu_place *place, syl_text *out
         return true;
     case KIR_load_at:
         syl_text_printf(out, "widen(%s)", element(s, inst->buffer, a[0], place->j));
+        return true;
+    case KIR_load_patch:
+    case KIR_load_picture:
+        syl_text_printf(out, "widen(%s)", picture_element(s, inst, place->i, place->j));
         return true;
     case KIR_store:
     case KIR_store_row:

@@ -17,10 +17,17 @@ bool cu_fits_gemm_simt(const kir_kernel *kernel, const syl_cuda_target *target,
                                  : g->dot == KIR_DOT_I8 && a == KIR_I8 && w == KIR_I8;
 }
 
-/* Warps of a block of few rows: fewer where the channels would not reach all multiprocessors. */
-static int few_warps(const kir_gemm *g, const syl_cuda_target *target) {
+/* Warps of a block of few rows: they share the activations in shared memory. */
+static int few_warps(const kir_gemm *g) {
     int64_t panels = syl_ceil_div(g->n, 32);
-    return panels >= 4 * (int64_t)target->sms ? 4 : panels >= 2 * (int64_t)target->sms ? 2 : 1;
+    return panels < 4 ? (int)panels : 4;
+}
+
+/* Whether rows of activations begin at multiples of 16 bytes: an expression, or "false". */
+static const char *aligned(cu_source *s) {
+    const kir_buffer *a = &s->kernel->buffers.p[s->kernel->gemm.a];
+    if (a->stride * cu_elem_bytes(a->elem) % 16) return "false";
+    return syl_arena_printf(s->arena, "is_aligned(args.buffers[%d], 16)", s->kernel->gemm.a);
 }
 
 double cu_cost_gemm_simt(const kir_kernel *kernel, const syl_cuda_target *target,
@@ -36,7 +43,7 @@ double cu_cost_gemm_simt(const kir_kernel *kernel, const syl_cuda_target *target
         return chain + flop * padded / (rate * full * 0.5) + weight / 2e12;
     }
     double passes = (double)syl_ceil_div(rows, 16);
-    double blocks = passes * (double)syl_ceil_div(g->n, 32 * few_warps(g, target));
+    double blocks = passes * (double)syl_ceil_div(g->n, 32 * few_warps(g));
     double full = blocks < target->sms ? blocks / target->sms : 1;
     double some = rows == 1 ? 1 : rows <= 4 ? 4 : 16;
     return chain + passes * (weight / 2e12) + flop / (double)rows * some * passes / (rate * full * 0.3);
@@ -68,7 +75,7 @@ static const char *types(cu_source *s) {
 static syl_status print_few(cu_source *s) {
     const kir_gemm *g = &s->kernel->gemm;
     const kir_buffer *a = &s->kernel->buffers.p[g->a], *w = &s->kernel->buffers.p[g->w];
-    int threads = 32 * few_warps(g, s->target);
+    int threads = 32 * few_warps(g);
     const char *sum = kir_acc_type(g) == KIR_I32 ? "int" : "float";
     syl_text_printf(
         s->out,
@@ -79,31 +86,32 @@ static syl_status print_few(cu_source *s) {
         "        tile<rows_>(args, first, column, w, scales, ring, acc, low);                  \\\n"
         "    }\n",
         sum);
-    syl_text_printf(s->out,
-                    "\ntemplate <int ROWS>\n__device__ inline void tile(const Args &args, int first, int "
-                    "column, const uint4 *w, "
-                    "const float *scales, uint4 *ring, %s (*acc)[1], float (*low)[1]) {\n"
-                    "    few_rows<ROWS, %s>((const %s *)args.buffers[%d], %lld, first, args.rows, w, scales, "
-                    "ring, acc);\n",
-                    sum, types(s), cu_elem_type(a->elem), g->a, (long long)a->stride);
+    syl_text_printf(
+        s->out,
+        "\ntemplate <int ROWS>\n__device__ inline void tile(const Args &args, int first, int "
+        "column, const uint4 *w, "
+        "const float *scales, uint4 *ring, %s (*acc)[1], float (*low)[1]) {\n"
+        "    few_rows<ROWS, %s>((const %s *)args.buffers[%d], %lld, first, args.rows, %s, w, scales, "
+        "ring, acc);\n",
+        sum, types(s), cu_elem_type(a->elem), g->a, (long long)a->stride, aligned(s));
     print_low_rank(s, "ROWS", 1, "first", "column");
     syl_text_printf(
         s->out,
         "    epilogue<ROWS, 1>(args, first, column, acc, low);\n}\n"
-        "\nextern \"C\" __global__ void __launch_bounds__(%d, 1) %s(const __grid_constant__ Args args) {\n"
+        "\nextern \"C\" __global__ void __launch_bounds__(%d, 2) %s(const __grid_constant__ Args args) {\n"
         "    const int first = blockIdx.x * 16, column = blockIdx.y * %d + threadIdx.x, left = args.rows - "
         "first;\n"
         "    typedef Gemm<%s, %s, %s, %lld, %d> G;\n"
-        "    const uint4 *w = (const uint4 *)args.buffers[%d] + column / 32 * G::panel + column %% 32;\n"
-        "    const float *scales = (const float *)((const char *)args.buffers[%d] + %lld) + column / 32 * "
-        "G::groups * 32 + "
-        "column %% 32;\n"
+        "    const int panel = smaller(column / 32, %lld); // warps behind the last one repeat it\n"
+        "    const uint4 *w = (const uint4 *)args.buffers[%d] + panel * G::panel + column %% 32;\n"
+        "    const float *scales = (const float *)((const char *)args.buffers[%d] + %lld) + panel * "
+        "G::groups * 32 + column %% 32;\n"
         "    uint4 ring[few_ahead];\n"
         "    let_next_begin();\n    first_units<G>(w, ring);\n    wait_for_previous();\n"
         "    if (left == 1) FEW(1)\n    else if (left <= 4) FEW(4)\n    else FEW(16)\n",
         threads, s->launch->entry, threads, cu_elem_type(a->elem), cu_elem_type(w->elem),
         g->dot == KIR_DOT_I8 ? "int" : "float", (long long)g->k,
-        kir_scaled_groups(&g->codes) ? g->codes.group : 0, g->w, g->w,
+        kir_scaled_groups(&g->codes) ? g->codes.group : 0, (long long)syl_ceil_div(g->n, 32) - 1, g->w, g->w,
         (long long)cu_pack_simt_panels(g->n, g->k, w->elem));
     cu_print_tiled_padding(s, "first", "blockIdx.y == 0 ? first + 16 : first", "    ");
     syl_text_printf(s->out, "}\n");
@@ -117,7 +125,6 @@ static syl_status print_few(cu_source *s) {
 static syl_status print_many(cu_source *s) {
     const kir_gemm *g = &s->kernel->gemm;
     const kir_buffer *a = &s->kernel->buffers.p[g->a], *w = &s->kernel->buffers.p[g->w];
-    bool even = a->stride * cu_elem_bytes(a->elem) % 16 == 0;
     syl_text_printf(
         s->out,
         "\nextern \"C\" __global__ void __launch_bounds__(256) %s(const __grid_constant__ Args args) {\n"
@@ -134,8 +141,7 @@ static syl_status print_many(cu_source *s) {
         g->dot == KIR_DOT_I8 ? "int" : "float", (long long)g->k,
         kir_scaled_groups(&g->codes) ? g->codes.group : 0, g->w, g->w,
         (long long)cu_pack_simt_panels(g->n, g->k, w->elem), kir_acc_type(g) == KIR_I32 ? "int" : "float",
-        types(s), cu_elem_type(a->elem), g->a, (long long)a->stride,
-        even ? syl_arena_printf(s->arena, "is_aligned(args.buffers[%d], 16)", g->a) : "false");
+        types(s), cu_elem_type(a->elem), g->a, (long long)a->stride, aligned(s));
     print_low_rank(s, "4", 4, "row", "column");
     syl_text_printf(s->out, "    epilogue<4, 4>(args, row, column, acc, low);\n");
     cu_print_tiled_padding(s, "first", "blockIdx.y == 0 ? first + 64 : first", "    ");

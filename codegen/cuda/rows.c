@@ -221,6 +221,21 @@ static syl_status print_scalar(rows_state *r, int inst, int layout) {
     return SYL_OK;
 }
 
+/* Elements whose places are no neighbours, one by one. */
+static void print_gather(rows_state *r, int inst, int layout) {
+    cu_source *s = r->s;
+    const char *name = rows_array(r, inst, layout);
+    syl_text expression = {.arena = s->arena};
+    cu_place place = {"i", "j + m", rows_suffix(r, layout)};
+    cu_expression(s, inst, &place, &expression);
+    declare(r, inst, layout);
+    print_runs(r, layout, "alive",
+               syl_arena_printf(s->arena, "UNROLL for (int m = 0; m < %d; m++) %s[e + m] = %s;",
+                                r->layouts[layout].w, name, expression.p),
+               syl_arena_printf(s->arena, "UNROLL for (int m = 0; m < %d; m++) %s[e + m] = 0;",
+                                r->layouts[layout].w, name));
+}
+
 static void print_move(rows_state *r, int inst, int from, int to) {
     rows_padding padding =
         rows_choose_padding(&r->layouts[from], &r->layouts[to], r->shape.threads, r->shape.row_floats);
@@ -300,6 +315,8 @@ syl_status rows_need(rows_state *r, int inst, int layout) {
     } else if (p->op == KIR_load || p->op == KIR_load_at || p->op == KIR_load_col) {
         if (p->op == KIR_load_at) SYL_TRY(rows_need_row(r, p->args[0]));
         print_loads(r, &inst, 1, layout);
+    } else if (p->op == KIR_load_patch || p->op == KIR_load_picture) {
+        print_gather(r, inst, layout);
     } else if (p->op == KIR_table || (p->op == KIR_to_f32 && k->body.p[p->args[0]].op == KIR_table)) {
         print_table(r, inst, p->op == KIR_table ? inst : p->args[0], layout);
     } else {
@@ -393,14 +410,27 @@ static int rows_of_block(const rows_shape *shape, const syl_cuda_variant *varian
     return rows / least * least;
 }
 
+static bool projects(const kir_kernel *kernel) {
+    for (size_t i = 0; i < kernel->body.n; i++)
+        if (kernel->body.p[i].op == KIR_project) return true;
+    return false;
+}
+
+/* About as many as a thread will have: the row, something to work with, the sums of a projection. */
+static int registers_of(const kir_kernel *kernel, const rows_shape *shape) {
+    int registers = shape->registers * 2 + 40;
+    return projects(kernel) && registers < 160 ? 160 : registers;
+}
+
 bool cu_fits_rows(const kir_kernel *kernel, const syl_cuda_target *target, const syl_cuda_variant *variant) {
     if (kernel->kind != KIR_ROWS) return false;
     rows_shape shape = rows_shape_of(kernel);
     int threads = cu_param(variant, "threads"), rows = rows_of_block(&shape, variant);
     bool shared = shared_floats(&shape, rows) * 4 <= target->shared;
-    if (rows >= 1 && shared) return true;
     /* a row that no shared memory holds is exchanged through the workspace, one row a block */
     int64_t one = shape.threads < 32 ? 32 / shape.threads : 1;
+    if (rows > one && rows * shape.threads * registers_of(kernel, &shape) > 65536) return false;
+    if (rows >= 1 && shared) return true;
     bool least = rows == one || (rows < 1 && threads == 1024);
     return least && shared_floats(&shape, (int)one) * 4 > target->shared;
 }
@@ -413,18 +443,29 @@ double cu_cost_rows(const kir_kernel *kernel, const syl_cuda_target *target, con
     int64_t bytes = 0;
     for (size_t i = 0; i < kernel->buffers.n; i++)
         bytes += kernel->buffers.p[i].cols * cu_elem_bytes(kernel->buffers.p[i].elem);
-    /* blocks in flight on a multiprocessor, at most 2048 threads of them; small blocks spread a few rows over more multiprocessors */
-    double blocks = (double)syl_ceil_div(rows, together), resident = 2048.0 / threads;
+    /* blocks in flight on a multiprocessor; below 768 threads it does not reach the memory's bandwidth */
+    double blocks = (double)syl_ceil_div(rows, together), row = (double)bytes / 20e9;
+    double resident = 65536.0 / (threads * (shape.registers * 1.5 + 20));
     if (resident > 16) resident = 16;
-    double waves = ceil(blocks / (target->sms * resident)), row = (double)bytes / 20e9;
-    return 2e-6 + (waves - 1) * row * together * resident + row * together + 1e-9 * together +
-           (threads < 128 ? 1e-9 : 0);
+    if (resident > 2048.0 / threads) resident = 2048.0 / threads;
+    resident = resident < 1 ? 1 : floor(resident);
+    double waves = ceil(blocks / (target->sms * resident)), slow = 768 / (resident * threads);
+    if (slow < 1) slow = 1;
+    if (together > 1 && shape.threads >= 128) slow *= 1.15; /* its rows wait for one another at barriers */
+    /* a projection's outputs are dealt to the warps of a block, four each, so a block of few warps goes through the matrix for long */
+    int64_t columns = 0;
+    for (size_t i = 0; i < kernel->body.n; i++)
+        if (kernel->body.p[i].op == KIR_project) columns += kernel->buffers.p[kernel->body.p[i].buffer].cols;
+    double turns = (double)syl_ceil_div(columns, (int64_t)4 * (threads / 32 > 0 ? threads / 32 : 1));
+    /* starting a block costs the machine some tenths of a ns */
+    return 2e-6 + turns * waves * (double)syl_ceil_div(kernel->cols, 512) * 7e-7 +
+           (waves - 1) * row * together * resident * slow + row * together + 1.5e-10 * blocks;
 }
 
 static void print_prologue(rows_state *r, bool in_shared) {
     cu_source *s = r->s;
     int t = r->shape.threads, rows = r->rows_per_block, threads = t * rows;
-    int blocks = 65536 / threads / 2 >= r->shape.registers * 8 / 5 + 40 ? 2 : 1;
+    int blocks = !projects(s->kernel) && 65536 / threads / 2 >= r->shape.registers * 8 / 5 + 40 ? 2 : 1;
     syl_text_printf(
         s->out,
         "\nextern \"C\" __global__ void __launch_bounds__(%d, %d) %s(const __grid_constant__ Args args) {\n",

@@ -30,7 +30,7 @@ typedef struct rows_pass {
     int64_t inner; /* large: the stride of the factor */
 } rows_pass;
 
-enum { ROWS_PASSES = 16, ROWS_LAYOUTS = 24 };
+enum { ROWS_PASSES = 32, ROWS_LAYOUTS = 64 };
 
 /* Where float j of an exchanged row lies: j + (j >> 5) * a + (j >> shift) * b. */
 typedef struct rows_padding {

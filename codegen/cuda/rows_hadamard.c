@@ -133,6 +133,9 @@ syl_status rows_hadamard(rows_state *r, int inst) {
     rows_pass passes[ROWS_PASSES];
     int n = rows_plan_hadamard(s->kernel, p, r->shape.threads, r->shape.vector, passes), layout = 0;
     int64_t block = 1;
+    if (r->n_layouts + n > ROWS_LAYOUTS)
+        return syl_error(s->diag, SYL_ERR_internal, SYL_NOWHERE,
+                         "kernel '%s': more transforms than %d layouts", s->kernel->name, ROWS_LAYOUTS);
     for (int i = 0; i < p->n_factors; i++) block *= p->factors[i];
     const char *x = syl_arena_printf(s->arena, "h%d", inst);
     syl_text_printf(s->out,

@@ -97,8 +97,7 @@ int rows_plan_hadamard(const kir_kernel *kernel, const kir_inst *inst, int threa
     p.registers = rows_registers(&home);
     rows_pass *first = &passes[p.n++];
     *first = (rows_pass){.kind = PASS_NOTHING, .layout = home, .low = 1, .high = 1, .lanes = 1};
-    int64_t block = 1, last = inst->factors[inst->n_factors - 1];
-    for (int i = 0; i < inst->n_factors; i++) block *= inst->factors[i];
+    int64_t last = inst->factors[inst->n_factors - 1];
 
     /* A small power of two behind dense factors comes last, in one thread: the result has neighbours together again. */
     rows_layout neighbours = rows_make_layout(p.cols, threads, 1, last, (int)last);

@@ -80,6 +80,8 @@ typedef struct syl_instance_options {
     /* Where programs run: "cpu", "cuda" (the first GPU), "cuda:1". NULL: as $SYL_DEVICE says; without it, the first GPU if there is one,
      * else the CPU. */
     const char *device;
+    /* Of work that may take long, with `user`: "compiling kernels" while a program is loaded for a GPU. May be NULL. */
+    void (*progress)(void *user, const char *what, int64_t done, int64_t total);
 } syl_instance_options;
 
 /* options NULL: the defaults. Threads start, and folders are looked at, when they are first needed. */

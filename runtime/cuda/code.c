@@ -92,6 +92,11 @@ static syl_status load_modules(syl_cuda_engine *cuda, const syl_cuda_binaries *b
     return status;
 }
 
+static void report_progress(void *user, const syl_cuda_progress *progress) {
+    const syl_engine_options *options = user;
+    options->progress(options->progress_user, progress->done, progress->total);
+}
+
 syl_status syl_cuda_code_load(syl_engine *engine, const syl_engine_options *options, syl_pool *pool,
                               syl_diag *diag) {
     syl_cuda_engine *cuda = syl_cuda_engine_of(engine);
@@ -106,6 +111,10 @@ syl_status syl_cuda_code_load(syl_engine *engine, const syl_engine_options *opti
         jobs[i] =
             (syl_cuda_job){.kernel = cuda->code.loaded[i].kernel, .variant = cuda->code.loaded[i].variant};
     syl_cuda_compile_options compile = {.cache_dir = options->cache_dir, .threads = syl_pool_threads(pool)};
+    if (options->progress) {
+        compile.progress = report_progress;
+        compile.user = (void *)(uintptr_t)options;
+    }
     syl_cuda_binaries *binaries = NULL;
     syl_status status = syl_cuda_compile(jobs, cuda->code.n, &cuda->target, &compile, diag, &binaries);
     if (status == SYL_OK) status = load_modules(cuda, binaries, diag);

@@ -74,6 +74,7 @@ struct fiber {
     bool begun;
     waiting state;
     char *stack;
+    ~fiber() { free(stack); }
 };
 enum { stack_size = 256 << 10, max_threads = 1024 };
 

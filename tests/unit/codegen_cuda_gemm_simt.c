@@ -204,7 +204,7 @@ static void all_types(void **state) {
         {KIR_F32, KIR_F32, KIR_DOT_F32, {0}, 70, 12, 0},
         {KIR_F32, KIR_BF16, KIR_DOT_F32, {0}, 33, 193, 5},
         {KIR_BF16, KIR_BF16, KIR_DOT_F32, {0}, 129, 600, 0},
-        {KIR_F16, KIR_F16, KIR_DOT_F32, {0}, 64, 40, 0},
+        {KIR_F16, KIR_F16, KIR_DOT_F32, {0}, 260, 40, 0},
         {KIR_F32, KIR_I8, KIR_DOT_F32, {0}, 12, 530, 0},
         {KIR_F32, KIR_I8, KIR_DOT_F32, {4, 64, true}, 65, 576, 32},
         {KIR_BF16, KIR_I8, KIR_DOT_F32, {4, 128, false}, 40, 640, 0},

@@ -174,7 +174,6 @@ static void quantize(const quantize_case *c) {
     int64_t cols = c->cols, stride = cols + (cols % 2 ? 1 : 8);
     char name[64];
     snprintf(name, sizeof name, "quantize_%d_%d", (int)cols, (int)c->factors[0]);
-    if (getenv("SHOW")) fprintf(stderr, "%s\n", name);
     start(&m, name, cols);
     int in = buffer(&m, "x", KIR_MATRIX, c->in, cols, stride, false);
     int x;
@@ -265,10 +264,87 @@ static void transforms(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) quantize(&cases[i]);
 }
 
+/* ---- heads ---- */
+
+typedef struct heads_case {
+    int heads, width, dims;
+    bool interleaved, norm;
+    kir_type in;
+    int64_t factor; /* of a transform behind the embedding; 0: none */
+} heads_case;
+
+/* A norm by heads, rotary embedding, and a transform of each head. */
+static void heads(const heads_case *c) {
+    making m;
+    int64_t cols = (int64_t)c->heads * c->width, factors[] = {c->factor};
+    char name[64];
+    snprintf(name, sizeof name, "heads_%d_%d", c->heads, c->width);
+    start(&m, name, cols);
+    int x =
+        emit(&m, KIR_load, 0, 0, buffer(&m, "x", KIR_MATRIX, c->in, cols, cols + 3 * (cols % 2) + 8, false));
+    if (c->norm)
+        x = kir_emit(
+            &m.arena, &m.kernel,
+            (kir_inst){.op = KIR_head_norm, .args = {x}, .buffer = -1, .heads = c->heads, .f = 1e-5});
+    int angles = buffer(&m, "angles", KIR_MATRIX, KIR_F32, c->dims, c->dims, false);
+    x = kir_emit(&m.arena, &m.kernel,
+                 (kir_inst){.op = KIR_rope,
+                            .args = {x},
+                            .buffer = angles,
+                            .heads = c->heads,
+                            .dims = c->dims,
+                            .interleaved = c->interleaved});
+    if (c->factor)
+        x = kir_emit(
+            &m.arena, &m.kernel,
+            (kir_inst){.op = KIR_hadamard, .args = {x}, .buffer = -1, .factors = factors, .n_factors = 1});
+    emit(&m, KIR_store, x, 0, buffer(&m, "y", KIR_MATRIX, KIR_F32, cols, cols, true));
+    check(&m, 9, 2);
+}
+
+static void embeddings(void **state) {
+    (void)state;
+    static const heads_case cases[] = {
+        {9, 64, 64, true, false, KIR_F32, 64}, {3, 64, 64, false, true, KIR_BF16, 0},
+        {5, 80, 32, false, false, KIR_F32, 0}, {7, 10, 6, true, true, KIR_F32, 0},
+        {3, 7, 6, true, false, KIR_BF16, 0},   {32, 128, 128, false, true, KIR_BF16, 128},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) heads(&cases[i]);
+}
+
+/* cos(position * frequency - phase) in f64, and what a scalar chain of other instructions makes of a column vector. */
+static void tables(void **state) {
+    (void)state;
+    making m;
+    enum { COLS = 48 };
+    start(&m, "tables", COLS);
+    double *frequency = SYL_NEW_ARRAY(&m.arena, double, COLS), *phase = SYL_NEW_ARRAY(&m.arena, double, COLS);
+    for (int j = 0; j < COLS; j++) {
+        frequency[j] = pow(10000, -j / 24.0);
+        phase[j] = j % 2 ? 1.5707963267948966 : 0;
+    }
+    SYL_PUSH(&m.arena, &m.kernel.tables, (kir_table){COLS, frequency});
+    SYL_PUSH(&m.arena, &m.kernel.tables, (kir_table){COLS, phase});
+    int row = emit(&m, KIR_load_row, 0, 0, buffer(&m, "pos", KIR_PER_ROW, KIR_I32, 1, 1, false));
+    int angle = emit(&m, KIR_mul, emit(&m, KIR_to_f64, row, 0, -1),
+                     kir_emit(&m.arena, &m.kernel, (kir_inst){.op = KIR_table, .buffer = -1}), -1);
+    angle = emit(&m, KIR_sub, angle,
+                 kir_emit(&m.arena, &m.kernel, (kir_inst){.op = KIR_table, .buffer = -1, .table = 1}), -1);
+    int y = emit(&m, KIR_to_f32, emit(&m, KIR_cos, angle, 0, -1), 0, -1);
+    emit(&m, KIR_store, y, 0, buffer(&m, "y", KIR_MATRIX, KIR_F32, COLS, COLS, true));
+    int gain = emit(&m, KIR_load_col, 0, 0, buffer(&m, "gain", KIR_PER_COL, KIR_F32, COLS, 1, false));
+    int z = kir_emit(&m.arena, &m.kernel, (kir_inst){.op = KIR_fma, .args = {y, gain, gain}, .buffer = -1});
+    z = emit(&m, KIR_add, emit(&m, KIR_round_f16, z, 0, -1), emit(&m, KIR_round, gain, 0, -1), -1);
+    emit(&m, KIR_store, z, 0, buffer(&m, "z", KIR_MATRIX, KIR_F16, COLS, COLS, true));
+    check(&m, 70, 3);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(widths),
         cmocka_unit_test(transforms),
+        cmocka_unit_test(embeddings),
+        cmocka_unit_test(tables),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

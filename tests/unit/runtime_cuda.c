@@ -1,5 +1,6 @@
 /* The CUDA runtime on a driver without a GPU (tests/fake/cuda.c): arguments, page tables, graphs, choices, the account of memory, and
  * every way in which a driver or a device fails. */
+#include "runtime/cuda/engine.h"
 #include "runtime/function.h"
 #include "runtime/lm.h"
 #include "runtime_cuda_machine.h"
@@ -133,16 +134,124 @@ static void truncation_forgets(void **state) {
     stop(&r);
 }
 
-/* The weights on the device are the artifact's. */
+static const char wide_ir[] = "module @wide {\n"
+                              "  func @forward(%ids: tensor<Txi32>) -> tensor<Tx3000xf32> {\n"
+                              "    %table = materialized \"table\" : tensor<40x1024xf32>\n"
+                              "    %w = materialized \"w\" : tensor<3000x1024xint8_channel>\n"
+                              "    %u = materialized \"u\" : tensor<3000x1024xint4_two_level_g64>\n"
+                              "    %x = fused {slots = [0]} : tensor<Tx1024xint8_token> {\n"
+                              "      %e = embedding %ids, %table : tensor<Tx1024xf32>\n"
+                              "      %q = quantize %e : tensor<Tx1024xint8_token>\n"
+                              "      yield %q\n"
+                              "    }\n"
+                              "    %a = fused {slots = [1]} : tensor<Tx3000xf32> {\n"
+                              "      %l = linear %x, %w : tensor<Tx3000xf32>\n"
+                              "      yield %l\n"
+                              "    }\n"
+                              "    %y = fused {slots = [-1]} : tensor<Tx3000xf32> {\n"
+                              "      %m = linear %x, %u : tensor<Tx3000xf32>\n"
+                              "      %s = add %m, %a : tensor<Tx3000xf32>\n"
+                              "      yield %s\n"
+                              "    }\n"
+                              "    return %y\n"
+                              "  }\n"
+                              "}\n";
+
+enum { ROWS = 3000, COLS = 1024, GROUPS = COLS / 64 };
+
+static void write_part(fixture *f, syl_artifact_writer *writer, const char *name, int part, size_t size,
+                       int low, int span) {
+    unsigned char *bytes = malloc(size);
+    uint64_t state = size;
+    for (size_t i = 0; i < size; i++) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        bytes[i] = (unsigned char)(low + (int)(state >> 40) % span);
+    }
+    fixture_ok(f, syl_artifact_write(writer, name, part, 0, bytes, size));
+    free(bytes);
+}
+
+static const char *write_wide(fixture *f) {
+    const char *path = test_path(f, "wide.syl");
+    syl_source source = {"wide.sir", wide_ir, sizeof wide_ir - 1};
+    syl_artifact_info info = {"wide", 0, "{\"name\": \"none\"}", "{}", NULL};
+    syl_artifact_writer *writer;
+    syl_module *module;
+    fixture_ok(f, syl_module_parse(&source, f->diag, &module));
+    fixture_ok(f, syl_module_verify(module, f->diag));
+    fixture_ok(f, syl_artifact_begin(path, module, &info, f->diag, &writer));
+    write_part(f, writer, "table", 0, sizeof(float) * 40 * COLS, 0, 64);
+    write_part(f, writer, "w", 0, (size_t)ROWS * COLS, -127, 255);
+    write_part(f, writer, "w", 1, sizeof(float) * ROWS, 0, 64);
+    write_part(f, writer, "u", 0, (size_t)ROWS * COLS / 2, 0, 256);
+    write_part(f, writer, "u", 1, sizeof(float) * ROWS, 0, 64);
+    write_part(f, writer, "u", 2, (size_t)ROWS * GROUPS, 1, 8);
+    write_part(f, writer, "u", 3, (size_t)ROWS * GROUPS, 0, 16);
+    fixture_ok(f, syl_artifact_commit(writer));
+    syl_module_destroy(module);
+    return path;
+}
+
+/* What lies on the device is each tensor as it is stored, or packed as a whole: slices, batches and reads change nothing. */
 static void weights_arrive(void **state) {
     (void)state;
     running r;
-    start(&r, 1);
+    fixture_open(&r.f, 2);
+    r.gpu = machine_start();
+    syl_engine_options options = {.device = "cuda"};
+    fixture_ok(&r.f, syl_engine_load(write_wide(&r.f), &options, r.f.pool, r.f.diag, &r.engine));
     assert_string_equal(r.engine->device, "cuda:0");
     assert_string_equal(r.engine->processor, "Fake GPU 0");
     assert_string_equal(r.engine->target, "sm_90a");
-    assert_true(r.engine->device_bytes >= TINY_VOCAB * TINY_WIDTH * 5);
-    stop(&r);
+    const syl_cuda_engine *cuda = syl_cuda_engine_of(r.engine);
+    const syl_plan *plan = r.engine->plan;
+    int packed_weights = 0;
+    for (size_t i = 0; i < plan->weights.n; i++) {
+        const syl_plan_weight *weight = &plan->weights.p[i];
+        const void *there = (const void *)(uintptr_t)(cuda->memory.at + cuda->weight_offset[i]);
+        syl_weight_source source;
+        size_t size;
+        fixture_ok(&r.f, syl_engine_source(r.engine, weight, r.f.diag, &source, &size));
+        if (!weight->packed) {
+            assert_memory_equal(there, source.data, size);
+            continue;
+        }
+        assert_true(syl_cuda_packed_size(weight, &size));
+        void *packed = malloc(size);
+        assert_true(syl_cuda_pack(weight, &source, packed, 0, syl_cuda_pack_units(weight)));
+        assert_memory_equal(there, packed, size);
+        free(packed);
+        packed_weights++;
+    }
+    assert_int_equal(packed_weights, 2);
+    syl_engine_destroy(r.engine);
+    machine_stop(r.gpu);
+    fixture_close(&r.f);
+}
+
+/* A two-level code that stands for more than INT8 holds is refused: CUDA kernels don't cut. */
+static void codes_that_are_cut(void **state) {
+    (void)state;
+    fixture f;
+    fixture_open(&f, 1);
+    fake_cuda_state *gpu = machine_start();
+    const char *path = write_wide(&f);
+    syl_engine_options options = {.device = "cuda"};
+    syl_engine *engine;
+    fixture_ok(&f, syl_engine_load(path, &options, f.pool, f.diag, &engine));
+    const syl_st_tensor *scales = syl_safetensors_find(&engine->artifact.file, "u.group_scale");
+    size_t offset = scales->offset + 777;
+    syl_engine_destroy(engine);
+    FILE *file = fopen(path, "r+b");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, (long)offset, SEEK_SET), 0);
+    assert_int_equal(fputc(16, file), 16); /* of codes 0 to 15 some are now beyond 127 */
+    assert_int_equal(fclose(file), 0);
+    syl_status status = syl_engine_load(path, &options, f.pool, f.diag, &engine);
+    assert_int_equal(status, SYL_INPUT);
+    fixture_error(&f, status, "cuda-weight", "\"u\"", "a code that is cut");
+    machine_stop(gpu);
+    fixture_close(&f);
 }
 
 /* ---- callers on the device ---- */
@@ -381,6 +490,7 @@ int main(void) {
         cmocka_unit_test(batches_change_no_bit),
         cmocka_unit_test(truncation_forgets),
         cmocka_unit_test(weights_arrive),
+        cmocka_unit_test(codes_that_are_cut),
         cmocka_unit_test(tensors_on_the_device),
         cmocka_unit_test(steps_are_timed),
         cmocka_unit_test(a_hundred_loads_leave_nothing),

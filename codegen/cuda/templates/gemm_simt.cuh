@@ -35,10 +35,21 @@ __device__ inline void unit_values(uint4 w, int8_t, float *x) {
 constexpr int few_k = 512; // values of k of the activations in shared memory
 
 template <int ROWS, typename A, typename W, int K>
-__device__ inline void stage_rows(const A *a, int64_t stride, int first, int rows, int k0, float *x) {
-    for (int n = threadIdx.x; n < ROWS * few_k; n += blockDim.x) {
+__device__ inline void stage_rows(const A *a, int64_t stride, int first, int rows, int k0, bool aligned, float *x) {
+    #pragma unroll 4
+    for (int n = threadIdx.x * 4; n < ROWS * few_k; n += blockDim.x * 4) {
         const int r = n / few_k, k = k0 + n % few_k;
-        x[n] = first + r < rows && k < K ? (float)widen(a[(first + r) * stride + k]) : 0.0f;
+        float y[4] = {};
+        if (first + r < rows) {
+            const A *from = a + (first + r) * stride + k;
+            if (aligned && k + 4 <= K)
+                load_some<4>(from, true, y);
+            else
+                #pragma unroll
+                for (int i = 0; i < 4; i++)
+                    if (k + i < K) y[i] = widen(from[i]);
+        }
+        *(float4 *)(x + n) = make_float4(y[0], y[1], y[2], y[3]);
     }
 }
 // Four bytes of k as one int.
@@ -82,7 +93,7 @@ __device__ inline void add_unit(uint4 w, const int *x, int *sum) {
     }
 }
 
-constexpr int few_ahead = 4; // units in flight
+constexpr int few_ahead = 8; // units in flight
 
 template <typename G>
 __device__ inline void first_units(const uint4 *w, uint4 *ring) {
@@ -90,10 +101,11 @@ __device__ inline void first_units(const uint4 *w, uint4 *ring) {
     for (int i = 0; i < few_ahead; i++) ring[i] = i < G::units ? w[i * 32] : make_uint4(0, 0, 0, 0);
 }
 
-// w: the lane's first unit; scales: the lane's first group, 32 apart. T: the result's type, float where groups are scaled.
+// w: the lane's first unit; scales: the lane's first group, 32 apart. T: the result's type, float where groups are scaled. aligned: rows of a begin at
+// multiples of 16 bytes.
 template <int ROWS, typename A, typename W, typename S, typename T, int K, int GROUP>
-__device__ inline void few_rows(const A *a, int64_t stride, int first, int rows, const uint4 *w, const float *scales,
-                                uint4 *ring, T (*total)[1]) {
+__device__ inline void few_rows(const A *a, int64_t stride, int first, int rows, bool aligned, const uint4 *w,
+                                const float *scales, uint4 *ring, T (*total)[1]) {
     typedef Gemm<A, W, S, K, GROUP> G;
     constexpr int in_stage = few_k / G::U, words = is_whole<S> ? 4 : 1;
     S *x = (S *)shared_memory, sum[ROWS] = {};
@@ -104,7 +116,7 @@ __device__ inline void few_rows(const A *a, int64_t stride, int first, int rows,
         if constexpr (words == 4)
             stage_codes<ROWS, K>(a, stride, first, rows, u0 * G::U, (int *)x);
         else
-            stage_rows<ROWS, A, W, K>(a, stride, first, rows, u0 * G::U, (float *)x);
+            stage_rows<ROWS, A, W, K>(a, stride, first, rows, u0 * G::U, aligned, (float *)x);
         __syncthreads();
         for (int c = 0; c < in_stage && u0 + c < G::units; c += few_ahead) {
             #pragma unroll

@@ -134,18 +134,23 @@ __device__ inline void project_rows(const float *x, int64_t stride, const D *d, 
     const int lane = threadIdx.x % 32;
     for (int q = threadIdx.x / 32 * 4; q < n; q += warps * 4) {
         float sum[ROWS][4] = {};
+        #pragma unroll 2
         for (int j = lane * V; j < COLS; j += 32 * V) {
             float w[4][V];
             #pragma unroll
             for (int o = 0; o < 4; o++) load_some<V>(d + (q + o < n ? q + o : n - 1) * d_stride + j, aligned, w[o]);
             #pragma unroll
-            for (int i = 0; i < ROWS; i++)
+            for (int i = 0; i < ROWS; i++) {
+                float y[V];
+                if constexpr (V == 1)
+                    y[0] = x[i * stride + j];
+                else
+                    get<V>(x + i * stride + j, y);
                 #pragma unroll
-                for (int m = 0; m < V; m++) {
-                    const float y = x[i * stride + j + m];
+                for (int m = 0; m < V; m++)
                     #pragma unroll
-                    for (int o = 0; o < 4; o++) sum[i][o] = __fmaf_rn(y, w[o][m], sum[i][o]);
-                }
+                    for (int o = 0; o < 4; o++) sum[i][o] = __fmaf_rn(y[m], w[o][m], sum[i][o]);
+            }
         }
         #pragma unroll
         for (int i = 0; i < ROWS; i++)
