@@ -14,7 +14,6 @@ typedef struct tool {
     const char *cpu;
     bool quiet, json, help;
     syl_instance *instance; /* made by tool_instance */
-    struct syl_pool *pool;  /* made by tool_pool (pool.h) */
 } tool;
 
 typedef struct verb {

@@ -46,6 +46,7 @@ SYL_API const char *syl_version(void); /* of the library, "0.1.0"; any thread */
 SYL_API const char *
 syl_status_text(syl_status status); /* "an input file is malformed"; never NULL; any thread */
 SYL_API const char *syl_status_identifier(syl_status status); /* "INPUT"; never NULL; any thread */
+enum { SYL_MAX_DIMS = 8 };                                    /* of a tensor */
 SYL_API void syl_free(void *memory); /* what a call gave to its caller; NULL is fine; any thread */
 
 /* ---- instances ---- */
@@ -99,6 +100,46 @@ typedef struct syl_device {
     const char *llvm;       /* version */
 } syl_device;
 SYL_API syl_status syl_instance_device(syl_instance *instance, syl_device *out);
+/* Compiles a small kernel for the instance's cpu, runs it and checks what it computes. Error: doctor-result. */
+SYL_API syl_status syl_instance_test(syl_instance *instance);
+SYL_API int64_t syl_memory_free(void); /* bytes this process may still use; any thread */
+/* Bytes free where the file or folder lies (or will lie); -1: not known. Any thread. */
+SYL_API int64_t syl_disk_free(const char *path);
+
+/* ---- the cache folder: compiled kernels and finished tensors, all of which can be made again ---- */
+
+typedef enum syl_sweep {
+    SYL_SWEEP_NOTHING,
+    SYL_SWEEP_DAMAGED, /* removes what is torn or damaged: reads everything */
+    SYL_SWEEP_UNUSED,  /* removes the longest unused until the rest has at most max_bytes */
+    SYL_SWEEP_ALL
+} syl_sweep;
+typedef enum syl_cached { SYL_CACHED_KERNEL, SYL_CACHED_TENSOR } syl_cached;
+/* A file of the cache. Borrowed for the call. */
+typedef struct syl_cached_file {
+    size_t size;
+    const char *name;
+    int kind; /* syl_cached */
+    int64_t bytes;
+    int64_t used; /* the last time, in nanoseconds since 1970 */
+} syl_cached_file;
+typedef struct syl_cache_settings {
+    size_t size;
+    const char *folder; /* NULL: the instance's */
+    int sweep;          /* syl_sweep */
+    int64_t max_bytes;
+    void (*file)(void *user, const syl_cached_file *file); /* what stays, the longest unused first; or NULL */
+    void *user;
+} syl_cache_settings;
+typedef struct syl_cache_report {
+    size_t size;
+    int64_t kernels, kernel_bytes, tensors, tensor_bytes; /* what stays */
+    int64_t damaged, freed_bytes;                         /* what was removed */
+} syl_cache_report;
+/* Looks through the folder, and removes what `sweep` says; other files in it are left alone. settings NULL: removes nothing. report may be
+ * NULL. Error: cache-folder. */
+SYL_API syl_status syl_cache_sweep(syl_instance *instance, const syl_cache_settings *settings,
+                                   syl_cache_report *report);
 
 /* ---- compiling ---- */
 
@@ -196,6 +237,44 @@ SYL_API syl_status syl_inspect_file(syl_instance *instance, const char *path, sy
 /* 1 if the file begins like an artifact, 0 if not, -1 where it cannot be read. Any thread. */
 SYL_API int syl_file_is_artifact(const char *path);
 
+/* ---- files of tensors ---- */
+
+/* An open artifact, GGUF checkpoint or safetensors file. It does not change: any threads may share it. */
+typedef struct syl_container syl_container;
+/* Errors: weights-file where it is none of them, and those of its format. */
+SYL_API syl_status syl_container_load(syl_instance *instance, const char *path, syl_container **out);
+SYL_API void syl_container_destroy(syl_container *container);
+
+/* Texts live as long as the container. */
+typedef struct syl_container_info {
+    size_t size;
+    const char *kind; /* "artifact", "gguf" or "safetensors" */
+    int64_t file_bytes;
+    size_t tensors;
+    const char *name, *recipe, *provenance; /* of an artifact, the last two JSON; else NULL */
+    int64_t context_length;                 /* 0: not a language model's artifact */
+} syl_container_info;
+SYL_API syl_status syl_container_describe(const syl_container *container,
+                                          syl_container_info *out); /* any thread */
+
+/* A stored tensor; of an artifact the codes with their scales are one. Texts live as long as the container. */
+typedef struct syl_tensor_info {
+    size_t size;
+    const char *name;
+    const char *type; /* as the format calls it: "int8_channel", "Q4_1", "BF16" */
+    int rank;
+    int64_t dims[SYL_MAX_DIMS];
+    int64_t elements, bytes;
+} syl_tensor_info;
+SYL_API syl_status syl_container_tensor(const syl_container *container, size_t index,
+                                        syl_tensor_info *out); /* any thread */
+/* The XXH3-128 of its bytes, 32 digits and a NUL; of codes with scales, of the hashes of both. Any thread. */
+SYL_API syl_status syl_container_hash(const syl_container *container, size_t index, char out[33]);
+/* How far the numbers of tensor index_b (dequantized) are from those of index_a, relative to these: the quotient of Frobenius norms. Both
+ * containers are artifacts, the tensors of one shape. */
+SYL_API syl_status syl_container_distance(syl_instance *instance, const syl_container *a, size_t index_a,
+                                          const syl_container *b, size_t index_b, double *out);
+
 /* ---- programs ---- */
 
 SYL_API syl_status syl_program_load(syl_instance *instance, const char *path, syl_program **out);
@@ -217,7 +296,6 @@ typedef struct syl_program_info {
 SYL_API syl_status syl_program_describe(const syl_program *program, syl_program_info *out); /* any thread */
 
 typedef enum syl_direction { SYL_DIRECTION_IN, SYL_DIRECTION_OUT } syl_direction;
-enum { SYL_MAX_DIMS = 8 };
 /* An argument or result of @forward. Texts live as long as the program. */
 typedef struct syl_value_info {
     size_t size;
