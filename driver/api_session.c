@@ -47,6 +47,7 @@ void syl_session_destroy(syl_session *session) {
     if (!session) return;
     syl_lm_destroy(&session->lm);
     syl_function_destroy(session->function);
+    api_observer_destroy(session->observer);
     free(session);
 }
 

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "base/size.h"
-#include "runtime/steps.h"
 
 enum { DEFAULT_CONTEXT = 4096 };
 
@@ -228,6 +227,10 @@ const float *syl_context_logits(const syl_context *context, int64_t row) {
     const syl_signature *signature = &context->engine->signature;
     if (!signature->logits_by_rows) row = context->inputs[SYL_INPUT_ROWS][row];
     return context->logits + row * signature->vocab;
+}
+
+void syl_context_observe(syl_context *context, const syl_observer *observer) {
+    context->steps.observer = observer ? *observer : (syl_observer){0};
 }
 
 int64_t syl_context_vocab(const syl_context *context) {

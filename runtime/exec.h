@@ -8,7 +8,7 @@
 #define SYL_RUNTIME_EXEC_H
 
 #include "runtime/engine.h"
-#include "runtime/kv.h"
+#include "runtime/steps.h"
 
 typedef struct syl_context syl_context;
 
@@ -36,6 +36,9 @@ typedef struct syl_batch {
 SYL_NODISCARD syl_status syl_context_run(syl_context *context, const syl_batch *batch, syl_diag *diag);
 /* The logits [vocab] of row `row` (0 .. n_rows - 1) of the last run; valid until the next. */
 const float *syl_context_logits(const syl_context *context, int64_t row);
+
+/* From the next run on, behind each step; NULL: no longer. */
+void syl_context_observe(syl_context *context, const syl_observer *observer);
 
 int64_t syl_context_vocab(const syl_context *context);
 int64_t syl_context_limit(const syl_context *context);                /* positions a sequence may have */

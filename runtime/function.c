@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "base/size.h"
-#include "runtime/steps.h"
 
 typedef struct buffer {
     void *data;
@@ -245,6 +244,10 @@ syl_status syl_function_run(syl_function *f, const syl_array *inputs, syl_diag *
         .rows = {f->sizes[0], f->sizes[1]}, .inputs = f->input_data, .outputs = f->output_data};
     syl_steps_run(&f->steps, &io);
     return SYL_OK;
+}
+
+void syl_function_observe(syl_function *f, const syl_observer *observer) {
+    f->steps.observer = observer ? *observer : (syl_observer){0};
 }
 
 syl_array syl_function_output(const syl_function *f, int i) {

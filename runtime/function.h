@@ -6,7 +6,7 @@
 #ifndef SYL_RUNTIME_FUNCTION_H
 #define SYL_RUNTIME_FUNCTION_H
 
-#include "runtime/engine.h"
+#include "runtime/steps.h"
 
 typedef struct syl_function syl_function;
 
@@ -33,6 +33,8 @@ const syl_type *syl_function_output_type(const syl_function *function, int i);
 
 /* Runs on inputs[i] for argument i; the data is copied. Errors: exec-input (shape, type), exec-range, out-of-memory. */
 SYL_NODISCARD syl_status syl_function_run(syl_function *function, const syl_array *inputs, syl_diag *diag);
+/* From the next run on, behind each step; NULL: no longer. */
+void syl_function_observe(syl_function *function, const syl_observer *observer);
 /* Result i of the last run; its data is valid until the next. */
 syl_array syl_function_output(const syl_function *function, int i);
 

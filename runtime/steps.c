@@ -2,6 +2,7 @@
 #include "runtime/steps.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/size.h"
 
@@ -144,6 +145,11 @@ static double work_of(const syl_steps_io *io, const kir_kernel *kernel, int64_t 
     return 2 * positions * kernel->attention.heads * kernel->attention.head_dim;
 }
 
+static void copy_argument(const syl_step_view *view, int arg, size_t offset, size_t size, void *out) {
+    const step_job *job = view->executor;
+    memcpy(out, (const unsigned char *)job->args[arg] + offset, size);
+}
+
 static void run_step(syl_steps *steps, const syl_steps_io *io, const syl_plan_step *step) {
     const syl_engine *engine = steps->engine;
     const kir_kernel *kernel = engine->plan->kernels.p[step->kernel];
@@ -157,6 +163,9 @@ static void run_step(syl_steps *steps, const syl_steps_io *io, const syl_plan_st
         grain = syl_ceil_div(tasks, (int64_t)syl_pool_threads(steps->pool) * RANGES_PER_THREAD);
     }
     syl_pool_for(steps->pool, tasks, grain, run_tasks, &job);
+    if (!steps->observer.step) return;
+    syl_step_view view = {(size_t)(step - engine->plan->steps.p), job.rows, copy_argument, &job};
+    steps->observer.step(steps->observer.user, &view);
 }
 
 void syl_steps_run(syl_steps *steps, const syl_steps_io *io) {

@@ -7,6 +7,7 @@
 
 #include "runtime/engine.h"
 #include "runtime/kv.h"
+#include "runtime/observe.h"
 
 enum { SYL_READ_SLACK = 64 }; /* kernels may read so many bytes behind a buffer's end */
 
@@ -19,6 +20,7 @@ typedef struct syl_steps {
     size_t *slot_offset;
     unsigned char *scratch; /* `scratch_stride` bytes a thread */
     size_t scratch_stride;
+    syl_observer observer; /* the owner's to set; step NULL: none */
 } syl_steps;
 
 /* The buffers of one run: by argument and by result of @forward (NULL for a cache). */

@@ -1,12 +1,26 @@
-/* syl diff: two artifacts, tensor by tensor: how far apart the numbers are, and how large. */
+/* syl diff: two artifacts, tensor by tensor: how far apart the numbers are, and how large. With an input for the models, their values
+ * between kernels instead (diff_values.c). */
 #include <math.h>
 #include <string.h>
 
 #include "base/json.h"
+#include "tools/diff.h"
 #include "tools/sizes.h"
-#include "tools/tool.h"
 
-static const opt_spec options[] = {{0}};
+static const opt_spec options[] = {
+    OPT_ROW_TEXT(diff_settings, file, "file", 'f', "TEXT", "run both language models on a text"),
+    OPT_ROW_TEXT(diff_settings, ids, "ids", 0, "1,2,3", "or on tokens"),
+    OPT_ROW_INT(diff_settings, tokens, "tokens", 'n', "N", 1, 1 << 24, "the first N of them (default: 256)"),
+    OPT_ROW_LIST(diff_settings, inputs, "input", 'i', "NAME=@X.npy", "run both models on tensors"),
+    OPT_ROW_INT(diff_settings, random, "random", 0, "ROWS", 1, 1 << 24,
+                "or on normal numbers (integers: 0) where none are given, with so many rows"),
+    OPT_ROW_INT(diff_settings, seed, "seed", 0, "S", 0, 1 << 30, "of these (default: 0)"),
+    {0},
+};
+
+static void defaults(void *user) {
+    ((diff_settings *)user)->tokens = 256;
+}
 
 typedef struct pair {
     const char *name;
@@ -156,8 +170,9 @@ static syl_status compare_all(comparison *c) {
 }
 
 static syl_status run(tool *t, void *user, const char **args, int n_args) {
-    (void)user, (void)n_args;
+    (void)n_args;
     comparison c = {.t = t};
+    if (diff_runs(user)) return diff_values(t, user, args);
     SYL_TRY(tool_instance(t, &c.instance));
     syl_status status = collect(&c, 0, args[0]);
     if (status == SYL_OK) status = collect(&c, 1, args[1]);
@@ -168,15 +183,20 @@ static syl_status run(tool *t, void *user, const char **args, int n_args) {
 
 const verb verb_diff = {
     .name = "diff",
-    .summary = "compare two artifacts, tensor by tensor: error and size",
-    .usage = "A.syl B.syl",
-    .details = "error: the distance of B's numbers, dequantized, from A's, relative to A's (Frobenius "
-               "norms). Tensors are\n"
-               "paired by name. Recipes with other rotations store a layer in another basis, where the "
-               "numbers differ "
-               "altogether:\nsyl perplexity --against compares what such models compute.",
+    .summary = "compare two artifacts: stored tensors, or the values between kernels, layer by layer",
+    .usage = "A.syl B.syl [-f TEXT | --ids 1,2,3 | --input NAME=@X.npy ... | --random ROWS]",
+    .details =
+        "Alone: the distance of B's tensors, dequantized, from A's, relative to A's (Frobenius norms), "
+        "paired by name. Recipes with\n"
+        "other rotations store a layer in another basis, where the numbers differ altogether. With an "
+        "input both models run on it,\n"
+        "and the values that kernels pass on are compared by the names of the graph: relative error, "
+        "SQNR, cosine, largest difference;\n"
+        "the norms of rows where folded rotations may differ (docs/cli.md). Of language models also the "
+        "KL divergence.",
     .options = options,
-    .settings_size = 1,
+    .settings_size = sizeof(diff_settings),
+    .defaults = defaults,
     .min_args = 2,
     .max_args = 2,
     .run = run,

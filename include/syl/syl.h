@@ -292,6 +292,9 @@ typedef struct syl_program_info {
     double open_s, pack_s, compile_s, total_s;
     int kernels, kernels_compiled, kernels_cached;
     size_t packed_bytes;
+    const char *
+        folds; /* of the pipeline it was compiled by, the passes that put rotations and scales of activations into weights
+                          (syl_observation); NULL: not known */
 } syl_program_info;
 SYL_API syl_status syl_program_describe(const syl_program *program, syl_program_info *out); /* any thread */
 
@@ -329,6 +332,34 @@ SYL_API int64_t syl_session_length(const syl_session *session,
 SYL_API size_t syl_session_bytes(const syl_session *session); /* memory of buffers and KV pages */
 /* Forgets the positions from `length` on; 0 empties the sequence. */
 SYL_API syl_status syl_session_truncate(syl_session *session, int sequence, int64_t length);
+
+/* ---- any model: the values between kernels ---- */
+
+/* What a value is to the one of that name in the graph. Rotations and gains that passes fold into weights leave no trace in a program, but
+ * two programs made of one graph by the same folding passes (syl_program_info.folds) have values of the same meaning. */
+typedef enum syl_basis {
+    SYL_BASIS_GRAPH,   /* the same, but for rounding */
+    SYL_BASIS_ROTATED, /* perhaps rotated: its rows have the same norms */
+    SYL_BASIS_SCALED   /* perhaps rotated, and its columns scaled */
+} syl_basis;
+
+/* A named value that a kernel has just made. Borrowed for the call. */
+typedef struct syl_observation {
+    size_t size;
+    const char *name;    /* as in the graph: "blk.0.x1" */
+    const char *element; /* as kernels pass it on: "f32", "bf16", "int8_token" */
+    int basis;           /* syl_basis */
+    int64_t rows, cols;
+    const void *source; /* for syl_observation_read */
+} syl_observation;
+/* Rows [begin, end) as floats, out[(end - begin) * cols]: codes dequantized, rotations at run time undone. Only inside of the callback. */
+SYL_API syl_status syl_observation_read(const syl_observation *observation, int64_t begin, int64_t end,
+                                        float *out);
+/* From the next run on `observe` is called behind each kernel that makes named values; NULL: no longer. It does not change a bit of what
+ * the session computes. */
+SYL_API syl_status syl_session_observe(syl_session *session,
+                                       void (*observe)(void *user, const syl_observation *observation),
+                                       void *user);
 
 /* ---- any model: tensors in, tensors out ---- */
 

@@ -1,5 +1,6 @@
 /* The public API for looking at things: files of tensors, the cache folder, the machine. */
 #include <fcntl.h>
+#include <math.h>
 #include "include/syl/syl.h"
 #include "runtime_tiny.h"
 #include "base/file.h"
@@ -121,6 +122,69 @@ static void files_that_are_none_have_their_names(void **state) {
     syl_container_destroy(NULL);
 }
 
+/* ---- the values between kernels ---- */
+
+typedef struct watched {
+    char names[200];
+    float a[3][TINY_WIDTH], last[3][TINY_WIDTH], logits[3][TINY_VOCAB];
+    int calls;
+} watched;
+
+static void watch(void *user, const syl_observation *o) {
+    watched *w = user;
+    float none;
+    assert_int_equal(o->rows, 3);
+    snprintf(w->names + strlen(w->names), sizeof w->names - strlen(w->names), "%s:%s:%d ", o->name,
+             o->element, o->basis);
+    w->calls++;
+    if (strcmp(o->name, "a") == 0) {
+        ok(syl_observation_read(o, 0, 1, w->a[0]));
+        ok(syl_observation_read(o, 1, 3, w->a[1]));
+    }
+    if (strcmp(o->name, "last") == 0) ok(syl_observation_read(o, 0, 3, w->last[0]));
+    if (strcmp(o->name, "logits") == 0) ok(syl_observation_read(o, 0, 3, w->logits[0]));
+    ok(syl_observation_read(o, 3, 3, &none));
+    assert_int_equal(syl_observation_read(o, 2, 4, &none), SYL_USAGE);
+    assert_int_equal(syl_observation_read(o, -1, 0, &none), SYL_USAGE);
+    assert_int_equal(syl_observation_read(o, 0, 1, NULL), SYL_USAGE);
+}
+
+static void shows_the_values_between_kernels(void **state) {
+    (void)state;
+    static const int32_t ids[] = {3, 1, 4}, rows[] = {0, 1, 2};
+    syl_tokens tokens = {.size = sizeof tokens, .ids = ids, .n = 3, .rows = rows, .n_rows = 3};
+    float before[3][TINY_VOCAB];
+    syl_program *program;
+    syl_session *session;
+    watched w = {.calls = 0};
+    ok(syl_program_load(instance, path_of("tiny.syl"), &program));
+    ok(syl_session_create(instance, program, NULL, &session));
+    ok(syl_session_run(session, &tokens));
+    for (size_t r = 0; r < 3; r++) memcpy(before[r], syl_session_logits(session, r), sizeof before[r]);
+    ok(syl_session_truncate(session, 0, 0));
+
+    ok(syl_session_observe(session, watch, &w));
+    ok(syl_session_run(session, &tokens));
+    assert_string_equal(w.names, "x:f32:1 a:f32:1 last:int8_token:1 logits:f32:0 ");
+    for (size_t r = 0; r < 3; r++) {
+        assert_memory_equal(syl_session_logits(session, r), before[r], sizeof before[r]);
+        assert_memory_equal(w.logits[r], before[r], sizeof before[r]);
+        float largest = 0; /* codes are at most half a step away from what they stand for */
+        for (int c = 0; c < TINY_WIDTH; c++) largest = fmaxf(largest, fabsf(w.a[r][c]));
+        assert_true(largest > 0);
+        for (int c = 0; c < TINY_WIDTH; c++)
+            assert_true(fabsf(w.a[r][c] - w.last[r][c]) <= 0.5001f * largest / 127);
+    }
+    int calls = w.calls;
+    ok(syl_session_observe(session, NULL, NULL));
+    ok(syl_session_run(session, &tokens));
+    assert_int_equal(w.calls, calls);
+    assert_int_equal(syl_session_observe(NULL, watch, &w), SYL_USAGE);
+    assert_int_equal(syl_observation_read(NULL, 0, 0, &before[0][0]), SYL_USAGE);
+    syl_session_destroy(session);
+    syl_program_destroy(program);
+}
+
 /* ---- the cache folder ---- */
 
 typedef struct seen {
@@ -180,6 +244,7 @@ int main(void) {
         cmocka_unit_test(lists_the_tensors_of_files),
         cmocka_unit_test(measures_distances),
         cmocka_unit_test(files_that_are_none_have_their_names),
+        cmocka_unit_test(shows_the_values_between_kernels),
         cmocka_unit_test(sweeps_the_cache),
         cmocka_unit_test(tests_the_machine),
     };
