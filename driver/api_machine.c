@@ -11,11 +11,11 @@ _Static_assert((int)SYL_CACHED_KERNEL == SYL_CACHE_KERNEL && (int)SYL_CACHED_TEN
 
 /* ---- the machine ---- */
 
-int64_t syl_memory_free(void) {
+int64_t syl_memory_available(void) {
     return syl_machine_memory();
 }
 
-int64_t syl_disk_free(const char *path) {
+int64_t syl_disk_available(const char *path) {
     int64_t bytes;
     uint64_t disk;
     return path && syl_machine_disk(path, &bytes, &disk) ? bytes : -1;

@@ -50,7 +50,7 @@ static void check_cpu(doctor *d, syl_instance *instance) {
 }
 
 static void check_disk(doctor *d, const char *check, const char *path) {
-    int64_t bytes = syl_disk_free(path);
+    int64_t bytes = syl_disk_available(path);
     tool *t = d->t;
     if (bytes < 0) return;
     syl_status status = SYL_OK;
@@ -88,7 +88,7 @@ static syl_status run(tool *t, void *user, const char **args, int n_args) {
     SYL_TRY(tool_instance(t, &instance));
     check_cpu(&d, instance);
     note(&d, "memory", SYL_OK,
-         syl_arena_printf(&t->arena, "%s free", size_text(&t->arena, syl_memory_free())));
+         syl_arena_printf(&t->arena, "%s free", size_text(&t->arena, syl_memory_available())));
     check_cache(&d, instance);
     check_disk(&d, "disk", ".");
     syl_text out = {.arena = &t->arena};

@@ -102,9 +102,9 @@ typedef struct syl_device {
 SYL_API syl_status syl_instance_device(syl_instance *instance, syl_device *out);
 /* Compiles a small kernel for the instance's cpu, runs it and checks what it computes. Error: doctor-result. */
 SYL_API syl_status syl_instance_test(syl_instance *instance);
-SYL_API int64_t syl_memory_free(void); /* bytes this process may still use; any thread */
+SYL_API int64_t syl_memory_available(void); /* bytes this process may still use; any thread */
 /* Bytes free where the file or folder lies (or will lie); -1: not known. Any thread. */
-SYL_API int64_t syl_disk_free(const char *path);
+SYL_API int64_t syl_disk_available(const char *path);
 
 /* ---- the cache folder: compiled kernels and finished tensors, all of which can be made again ---- */
 

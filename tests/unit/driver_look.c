@@ -234,9 +234,9 @@ static void tests_the_machine(void **state) {
     (void)state;
     ok(syl_instance_test(instance));
     assert_int_equal(syl_instance_test(NULL), SYL_USAGE);
-    assert_true(syl_memory_free() > 0);
-    assert_true(syl_disk_free(test_folder) > 0);
-    assert_int_equal(syl_disk_free(NULL), -1);
+    assert_true(syl_memory_available() > 0);
+    assert_true(syl_disk_available(test_folder) > 0);
+    assert_int_equal(syl_disk_available(NULL), -1);
 }
 
 int main(void) {
