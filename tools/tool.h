@@ -15,7 +15,6 @@ typedef struct tool {
     const char *device; /* NULL: the library's default */
     bool quiet, json, help;
     syl_instance *instance; /* made by tool_instance */
-    struct syl_pool *pool;  /* made by tool_pool (pool.h) */
 } tool;
 
 typedef struct verb {

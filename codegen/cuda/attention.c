@@ -39,7 +39,8 @@ bool cu_fits_attention(const kir_kernel *kernel, const syl_cuda_target *target,
     if (kernel->kind != KIR_ATTENTION || kernel->attention.head_dim > most_dim) return false;
     bool split = cu_param(variant, "split");
     attention_tile tile = tile_of(kernel, split);
-    return !split || (int64_t)kernel->attention.kv_heads * tile.pieces * most_split_rows * 4 <= SYL_CUDA_COUNTERS;
+    return !split ||
+           (int64_t)kernel->attention.kv_heads * tile.pieces * most_split_rows * 4 <= SYL_CUDA_COUNTERS;
 }
 
 double cu_cost_attention(const kir_kernel *kernel, const syl_cuda_target *target,
@@ -156,7 +157,8 @@ static void print_split(cu_source *s, const attention_tile *tile, int64_t block)
         "    narrow_merge(s, parts, results, next, pages, t, [&](int at, float x) {\n"
         "        result(args, row, 1, head, heads, at / C::D, at %% C::D, x);\n    });\n",
         (long long)tile_bytes(tile, a->head_dim, value_floats(&s->kernel->cache)), a->pos, most_split_rows,
-        a->seq, (long long)SYL_CUDA_COUNTERS, (long long)block, (long long)block, tile->step, most_split_rows);
+        a->seq, (long long)SYL_CUDA_COUNTERS, (long long)block, (long long)block, tile->step,
+        most_split_rows);
 }
 
 syl_status cu_emit_attention(cu_source *s) {

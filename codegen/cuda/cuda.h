@@ -84,7 +84,7 @@ typedef struct syl_cuda_launch {
         cluster;    /* cluster: blocks along y of a cluster, 0 or 1 = none; blocks_y is a multiple of it */
     int64_t shared; /* dynamic shared memory, bytes */
     int64_t rows_per_block, blocks_x, blocks_y, blocks_z, positions_per_block;
-    int64_t counters;        /* SYL_CUDA_COUNTERS bytes at the workspace's begin, zero between kernels; or 0 */
+    int64_t counters; /* SYL_CUDA_COUNTERS bytes at the workspace's begin, zero between kernels; or 0 */
     int64_t workspace_block; /* bytes behind them for each block of the grid */
     int64_t max_rows;        /* more rows cannot be run by it; 0: any number can */
     bool

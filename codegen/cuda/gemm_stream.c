@@ -37,7 +37,6 @@ bool cu_fits_gemm_stream(const kir_kernel *kernel, const syl_cuda_target *target
     return p.split * (p.warps / 4) <= chunks && p.shared + 64 <= target->shared;
 }
 
-
 syl_status cu_emit_gemm_stream(cu_source *s) {
     plan p = plan_of(s->kernel, s->variant);
     s->launch->threads = p.warps * 32;

@@ -136,11 +136,11 @@ static bool make_batch(const settings *s, batch *b) {
 static syl_status sample(syl_session *session, const settings *s, batch *b) {
     int64_t n = 2 * b->pictures, rows = n * TOKENS;
     const size_t size = sizeof(syl_tensor);
-    const syl_tensor inputs[] = {{size, "x", "f32", 2, {n, PICTURE}, b->x},
-                                 {size, "t", "f32", 1, {n}, b->t},
-                                 {size, "class", "i32", 1, {n}, b->class},
-                                 {size, "sample", "i32", 1, {rows}, b->sample},
-                                 {size, "place", "i32", 1, {rows}, b->place}};
+    const syl_tensor inputs[] = {{size, "x", "f32", 2, {n, PICTURE}, b->x, 0},
+                                 {size, "t", "f32", 1, {n}, b->t, 0},
+                                 {size, "class", "i32", 1, {n}, b->class, 0},
+                                 {size, "sample", "i32", 1, {rows}, b->sample, 0},
+                                 {size, "place", "i32", 1, {rows}, b->place, 0}};
     syl_tensor velocity = {.size = size};
     size_t half = (size_t)b->pictures * PICTURE;
     make_noise(b->x, half, s->seed);
