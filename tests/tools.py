@@ -89,6 +89,37 @@ error = next(t["error"] for t in different["tensors"] if t["name"] == name)
 expect(1e-4 < error < 0.02, f"w8a8-plain: {name} differs by {error:.4f}")
 expect(different["b_bytes"] < different["a_bytes"] / 2 and name in syl("diff", FOLDER / "plain.syl", B), "and is smaller")
 
+# diff on an input: rotations that are undone leave float noise; where they cannot be, norms are compared
+syl("compile", MODEL, "-o", FOLDER / "rotated.syl", "--recipe", "f32-rotated", "-q")
+ids = ["--ids", ",".join(str(7 * i % 90) for i in range(100))]
+undone = data("diff", FOLDER / "plain.syl", FOLDER / "rotated.syl", *ids)
+values = {v["name"]: v for layer in undone["layers"] for v in layer["values"]}
+expect(undone["tokens"] == 100 and abs(undone["kl"]) < 1e-8 and undone["same_top"] == 1, "rotations change no logits")
+expect({"blk.0.q", "blk.1.m", "logits"} <= {n for n, v in values.items() if v["compared"] == "values"}, "values whose basis is known")
+for name in ("blk.0.a", "blk.1.x2"): # an untied model: every edge of the residual stream is folded
+    expect(values[name]["compared"] == "norms" and values[name]["max_abs"] is None, f"{name} by the norms of its rows")
+expect("blk.0.n" not in values and undone["left_out"] > 0, "what a gain was folded out of is left out")
+expect(all(v["error"] < 1e-5 and v["rows"] == 100 for v in values.values()), f"all within {max(v['error'] for v in values.values()):.1e}")
+quantized = data("diff", FOLDER / "plain.syl", A, *ids)
+values = {v["name"]: v for layer in quantized["layers"] for v in layer["values"]}
+expect(1e-4 < values["blk.1.x2"]["error"] < 0.1 and values["blk.1.m"]["b_element"] == "int8_token", f"w8a8: SQNR {values['blk.1.x2']['sqnr_db']:.1f} dB behind the last layer")
+expect([layer["layer"] for layer in quantized["layers"]] == [0, 1, None] and quantized["a_bytes"] == sum(layer["a_bytes"] for layer in quantized["layers"]), "layers and their sizes")
+kl = data("perplexity", FOLDER / "plain.syl", "-f", __file__, "--against", A, "--context", "64", "--windows", "1")
+text = data("diff", A, FOLDER / "plain.syl", "-f", __file__, "--tokens", "64")
+expect(text["tokens"] == 64 and abs(text["kl"] / kl["kl"] - 1) < 0.5, f"KL {text['kl']:.2e}, {kl['kl']:.2e} by syl perplexity without the first tokens")
+same = data("diff", A, A, *ids)
+expect(same["norms"] == same["left_out"] == 0 and all(v["error"] == 0 for layer in same["layers"] for v in layer["values"]), "a model equals itself")
+expect("layer 1" in syl("diff", FOLDER / "plain.syl", A, *ids, "-q"), "diff for people")
+DIT = pathlib.Path(__file__).resolve().parent.parent / "examples" / "emoji-dit" / "graph.json"
+for recipe in ("f32", "f32-rotated"):
+    syl("compile", DIT, "-o", FOLDER / f"dit-{recipe}.syl", "--recipe", recipe, "-q")
+functions = data("diff", FOLDER / "dit-f32.syl", FOLDER / "dit-f32-rotated.syl", "--random", "B=1,T=256")
+values = [v for layer in functions["layers"] for v in layer["values"]]
+expect("kl" not in functions and functions["compared"] > 30 and "blocks.3.x1" in {v["name"] for v in values if v["compared"] == "values"} and all(v["error"] < 1e-5 for v in values), "a function on random tensors")
+
+lost = subprocess.run([SYL, "diff", FOLDER / "dit-f32.syl", FOLDER / "dit-f32-rotated.syl", "--random", "B=1"], capture_output=True, text=True)
+expect(lost.returncode == 2 and "error[cli-value]" in lost.stderr and "the rows T" in lost.stderr, "--random names the rows that it lacks")
+
 # cache
 stats = data("cache", "stats")
 listed = data("cache", "ls")["entries"]

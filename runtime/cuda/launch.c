@@ -3,8 +3,9 @@
 
 #include "base/size.h"
 #include "runtime/cuda/runner.h"
+#include "runtime/observe.h"
 
-static cu_address address(const syl_cuda_runner *r, const syl_plan_arg *arg) {
+cu_address syl_cuda_address(const syl_cuda_runner *r, const syl_plan_arg *arg) {
     cu_address base = 0;
     switch (arg->kind) {
     case SYL_ARG_SLOT:
@@ -65,7 +66,7 @@ static syl_status launch(syl_cuda_runner *r, const syl_plan_step *step, int64_t 
     const syl_cuda_launch *how = &loaded->launch;
     const syl_cuda_counts counts = {rows, positions};
     syl_cuda_arguments p;
-    for (int i = 0; i < step->n_args; i++) p.words[i] = address(r, &step->args[i]);
+    for (int i = 0; i < step->n_args; i++) p.words[i] = syl_cuda_address(r, &step->args[i]);
     int result = syl_cuda_launch_kernel(&r->cuda->device->driver, r->stream, loaded->function, how, &p,
                                         step->n_args, r->workspace.at, &counts, r->after_kernel);
     r->after_kernel = true;
@@ -91,12 +92,14 @@ static syl_status mark(syl_cuda_runner *r, size_t i, syl_diag *diag) {
 
 syl_status syl_cuda_launch_steps(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag) {
     const syl_plan *plan = r->base.engine->plan;
+    bool observed = r->base.observer.step && !r->marks; /* what is captured has not run */
     SYL_TRY(mark(r, 0, diag));
     for (size_t i = 0; i < plan->steps.n; i++) {
         const syl_plan_step *step = &plan->steps.p[i];
         int64_t rows = shape->rows[step->rows];
         if (rows > 0) SYL_TRY(launch(r, step, rows, shape->positions, diag));
         SYL_TRY(mark(r, i + 1, diag));
+        if (observed && rows > 0) SYL_TRY(syl_observe_step(&r->base, i, rows, diag));
     }
     return shape->choose >= 0 ? syl_cuda_choose_launch(r, shape->choose, diag) : SYL_OK;
 }

@@ -195,6 +195,10 @@ static int make_block(void **out, size_t size, int pinned) {
         if (s.fail_alloc > 0) s.fail_alloc--;
         return OUT_OF_MEMORY;
     }
+    if (pinned && s.fail_pin > 0) {
+        s.fail_pin--;
+        return OUT_OF_MEMORY;
+    }
     if (!size) return wrong(__func__);
     blocks[i].at = aligned_alloc(1024, (size + 1023) / 1024 * 1024);
     if (!blocks[i].at) return OUT_OF_MEMORY;
