@@ -695,7 +695,7 @@ static void requests_are_checked(void **state) {
 
 static int work(const char *mode) {
     bool deadly = strcmp(mode, "deadly") == 0, tunes = strcmp(mode, "tune") == 0;
-    if (!deadly && !tunes) return lie(mode);
+    if (!deadly && !tunes) _exit(lie(mode)); /* at once, whatever it has in its hands */
     fixture f;
     syl_tune_stats stats;
     fixture_open(&f, 2);
