@@ -5,6 +5,7 @@
 
 #include "codegen/cuda/compile.h"
 #include "codegen/cuda/nvrtc.h"
+#include "codegen/cuda/schedule.h"
 #include "driver/api.h"
 
 /* ---- which kernels, in which variants ---- */
@@ -17,7 +18,8 @@ typedef struct view {
     syl_cuda_target target;
     const syl_plan *plan;
     SYL_VEC(syl_cuda_job) jobs;
-    SYL_VEC(int) numbers; /* of the job's kernel in the plan */
+    SYL_VEC(int) numbers;        /* of the job's kernel in the plan, or of several in the schedule */
+    syl_cuda_schedule *schedule; /* of the rows asked for; NULL: nothing goes together */
 } view;
 
 static const char *variant_text(view *v, const syl_cuda_variant *variant) {
@@ -28,8 +30,11 @@ static const char *variant_text(view *v, const syl_cuda_variant *variant) {
 
 static void add_job(view *v, int number, const syl_cuda_variant *variant) {
     for (size_t i = 0; i < v->jobs.n; i++)
-        if (v->numbers.p[i] == number && memcmp(&v->jobs.p[i].variant, variant, sizeof *variant) == 0) return;
-    SYL_PUSH(&v->call->arena, &v->jobs, (syl_cuda_job){v->plan->kernels.p[number], *variant});
+        if (v->numbers.p[i] == number && !v->jobs.p[i].fused &&
+            memcmp(&v->jobs.p[i].variant, variant, sizeof *variant) == 0)
+            return;
+    SYL_PUSH(&v->call->arena, &v->jobs,
+             (syl_cuda_job){.kernel = v->plan->kernels.p[number], .variant = *variant});
     SYL_PUSH(&v->call->arena, &v->numbers, number);
 }
 
@@ -64,10 +69,51 @@ static syl_status add_kernel(view *v, int number, int64_t rows) {
     return SYL_OK;
 }
 
+/* ---- kernels of few rows that are launched together ---- */
+
+static syl_cuda_variant pick_best(void *user, int kernel, bool *measured) {
+    view *v = user;
+    *measured = false;
+    syl_cuda_variant best = {0};
+    syl_cuda_variants(v->plan->kernels.p[kernel], &v->target, v->settings.rows, &best, 1);
+    return best;
+}
+
+static syl_status make_schedule(view *v) {
+    if (v->settings.rows < 1 || v->settings.rows > SYL_CUDA_FEW || v->settings.variant) return SYL_OK;
+    return syl_cuda_schedule_create(v->plan, &v->target, v->settings.rows, pick_best, v, v->call->diag,
+                                    &v->schedule);
+}
+
+/* "f0", "f1", ..., as the plan shows them; all of them where no kernel is asked for. */
+static bool add_together(view *v) {
+    const char *name = v->settings.kernel;
+    bool some = false;
+    for (size_t i = 0; v->schedule && i < v->schedule->fused.n; i++) {
+        if (name && strcmp(name, syl_arena_printf(&v->call->arena, "f%zu", i)) != 0) continue;
+        SYL_PUSH(&v->call->arena, &v->jobs, (syl_cuda_job){.fused = &v->schedule->fused.p[i]});
+        SYL_PUSH(&v->call->arena, &v->numbers, (int)i);
+        some = true;
+    }
+    return some && name;
+}
+
+static const char *job_name(view *v, size_t job, bool variant) {
+    const syl_cuda_job *j = &v->jobs.p[job];
+    syl_text text = {.arena = &v->call->arena};
+    if (!j->fused) return variant ? variant_text(v, &j->variant) : j->kernel->name;
+    if (variant)
+        syl_cuda_fused_print(j->fused, &text);
+    else
+        syl_cuda_fused_name(j->fused, &text);
+    return text.p;
+}
+
 static syl_status choose_jobs(view *v, bool buckets) {
     static const int64_t several[] = {1, 16, 64, 512, 4096};
     const bool *picked;
     int n = buckets && !v->settings.rows ? 5 : 1;
+    if (add_together(v)) return SYL_OK;
     SYL_TRY(api_pick_kernels(v->call, v->plan, v->settings.kernel, &picked));
     for (size_t k = 0; k < v->plan->kernels.n; k++) {
         for (int i = 0; i < n && picked[k]; i++) {
@@ -83,8 +129,8 @@ static syl_status choose_jobs(view *v, bool buckets) {
 /* ---- the texts ---- */
 
 static void print_title(view *v, size_t job, syl_text *out) {
-    syl_text_printf(out, "// k%d: %s, %s\n", v->numbers.p[job], v->jobs.p[job].kernel->name,
-                    variant_text(v, &v->jobs.p[job].variant));
+    syl_text_printf(out, "// %c%d: %s, %s\n", v->jobs.p[job].fused ? 'f' : 'k', v->numbers.p[job],
+                    job_name(v, job, false), job_name(v, job, true));
 }
 
 static syl_status print_sources(view *v, syl_text *out) {
@@ -92,8 +138,7 @@ static syl_status print_sources(view *v, syl_text *out) {
         syl_cuda_launch launch;
         print_title(v, i, out);
         syl_text source = {.arena = out->arena}; /* of its own: templates appear once in each */
-        SYL_TRY(syl_cuda_source(v->jobs.p[i].kernel, &v->target, &v->jobs.p[i].variant, v->call->diag,
-                                &source, &launch));
+        SYL_TRY(syl_cuda_job_source(&v->jobs.p[i], &v->target, v->call->diag, &source, &launch));
         syl_text_append(out, source.p, source.n);
         syl_text_printf(out, "\n");
     }
@@ -107,11 +152,11 @@ static void print_resources(view *v, const syl_cuda_binaries *b, syl_text *out) 
         const syl_cuda_code *code = &b->codes[i];
         const syl_cuda_resources *r = &code->resources;
         char number[16];
-        snprintf(number, sizeof number, "k%d", v->numbers.p[i]);
+        snprintf(number, sizeof number, "%c%d", v->jobs.p[i].fused ? 'f' : 'k', v->numbers.p[i]);
         syl_text_printf(out, "%-5s %-40.40s %-36s %4d %4d %6lld %6lld %7lld %6zu%s\n", number,
-                        v->jobs.p[i].kernel->name, variant_text(v, &v->jobs.p[i].variant), r->registers,
-                        code->launch.threads, (long long)(r->spill_stores + r->spill_loads),
-                        (long long)r->stack, (long long)(r->shared + code->launch.shared), code->size,
+                        job_name(v, i, false), job_name(v, i, true), r->registers, code->launch.threads,
+                        (long long)(r->spill_stores + r->spill_loads), (long long)r->stack,
+                        (long long)(r->shared + code->launch.shared), code->size,
                         r->serialized ? "  wgmma serialized" : "");
     }
 }
@@ -147,9 +192,16 @@ syl_status api_print_cuda(api_call *call, const char *name, syl_stage stage, con
         return syl_error(call->diag, SYL_ERR_cuda_arch, SYL_NOWHERE, "there is no architecture \"%s\"", arch);
     SYL_TRY(syl_plan_create_cuda(module, call->diag, &plan));
     v.plan = plan;
-    syl_status status = choose_jobs(&v, stage == SYL_STAGE_RESOURCES);
-    if (status == SYL_OK)
-        status = stage == SYL_STAGE_CUDA ? print_sources(&v, out) : print_compiled(&v, stage, out);
+    syl_status status = make_schedule(&v);
+    if (status == SYL_OK && stage == SYL_STAGE_PLAN) {
+        syl_plan_print(plan, out);
+        if (v.schedule) syl_cuda_schedule_print(v.schedule, plan, out);
+    } else {
+        if (status == SYL_OK) status = choose_jobs(&v, stage == SYL_STAGE_RESOURCES);
+        if (status == SYL_OK)
+            status = stage == SYL_STAGE_CUDA ? print_sources(&v, out) : print_compiled(&v, stage, out);
+    }
+    syl_cuda_schedule_destroy(v.schedule);
     syl_plan_destroy(plan);
     return status;
 }
@@ -158,7 +210,7 @@ static syl_status inspect_cuda(api_call *call, const char *path, syl_stage stage
                                const syl_cuda_settings *settings, char **text, size_t *size) {
     static const char name[] = "syl_inspect_cuda";
     if (!path || !text) return api_bad(call, name, "path or text is NULL");
-    if (stage < SYL_STAGE_CUDA || stage > SYL_STAGE_RESOURCES)
+    if (stage != SYL_STAGE_PLAN && (stage < SYL_STAGE_CUDA || stage > SYL_STAGE_RESOURCES))
         return api_bad(call, name, "the stage is not one of CUDA");
     if (syl_file_is_artifact(path) == 0) {
         return syl_error(call->diag, SYL_ERR_artifact_format, SYL_NOWHERE,

@@ -16,7 +16,10 @@ static const opt_spec options[] = {
     OPT_ROW_TEXT(settings, after, "after", 0, "PASS",
                  "the IR after this pass of the recipe: its name (the last of that name) or its number; 0 = "
                  "before all"),
-    OPT_ROW_FLAG(settings, plan, "plan", 0, "the plan: the steps of one call, their kernels and buffers"),
+    OPT_ROW_FLAG(settings, plan, "plan", 0,
+                 "the plan: the steps of one call, their kernels and buffers; with --arch or --rows that for "
+                 "CUDA, and what "
+                 "of up to 8 rows is launched together"),
     OPT_ROW_FLAG(settings, kernels, "kernels", 0, "the kernel IR, of all kernels or of KERNEL"),
     OPT_ROW_FLAG(settings, llvm, "llvm", 0, "the optimised LLVM IR of KERNEL (default: of all)"),
     OPT_ROW_FLAG(settings, llvm_raw, "llvm-raw", 0, "the LLVM IR before optimisation"),
@@ -100,7 +103,10 @@ static syl_status dump_artifact(tool *t, const settings *s, syl_instance *instan
 
 static syl_status dump_cuda(tool *t, const settings *s, syl_instance *instance, const char *path,
                             const char *kernel) {
-    syl_stage stage = s->cuda ? SYL_STAGE_CUDA : s->ptx ? SYL_STAGE_PTX : SYL_STAGE_RESOURCES;
+    syl_stage stage = s->plan   ? SYL_STAGE_PLAN
+                      : s->cuda ? SYL_STAGE_CUDA
+                      : s->ptx  ? SYL_STAGE_PTX
+                                : SYL_STAGE_RESOURCES;
     syl_cuda_settings wanted = {
         .size = sizeof wanted, .arch = s->arch, .kernel = kernel, .variant = s->variant, .rows = s->rows};
     char *text;
@@ -125,9 +131,10 @@ static syl_status check_arguments(tool *t, const settings *s, const char **args,
                          "a kernel (\"%s\") goes with --kernels, --llvm, --asm, --cuda, --ptx or --resources",
                          args[1]);
     }
-    if (!cuda && (s->arch || s->variant || s->rows)) {
+    if (!cuda && (s->variant || (!s->plan && (s->arch || s->rows)))) {
         return syl_error(t->diag, SYL_ERR_cli_argument, SYL_NOWHERE,
-                         "--arch, --rows and --variant go with --cuda, --ptx or --resources");
+                         "--arch, --rows and --variant go with --cuda, --ptx or --resources, the first two "
+                         "with --plan too");
     }
     return SYL_OK;
 }
@@ -148,7 +155,8 @@ static syl_status run(tool *t, void *user, const char **args, int n_args) {
             "an artifact holds its final IR only: give --recipe and --after with the checkpoint");
     }
     const char *kernel = n_args == 2 ? args[1] : NULL;
-    if (s->cuda || s->ptx || s->resources) return dump_cuda(t, s, instance, args[0], kernel);
+    if (s->cuda || s->ptx || s->resources || s->arch || s->rows)
+        return dump_cuda(t, s, instance, args[0], kernel);
     return dump_artifact(t, s, instance, args[0], kernel);
 }
 
@@ -157,8 +165,10 @@ const verb verb_dump = {
     .summary = "show the text of any stage: IR, plan, kernel IR, LLVM IR, assembly, CUDA C++, PTX",
     .usage = "FILE --ir [--recipe R --after PASS] | --plan | --kernels|--llvm|--asm|--cuda|--ptx|--resources "
              "[KERNEL]",
-    .details = "FILE is an artifact; for --ir with --recipe a checkpoint or a graph. KERNEL is a name or a "
-               "number as \"k3\", as --kernels shows them.",
+    .details =
+        "FILE is an artifact; for --ir with --recipe a checkpoint or a graph. KERNEL is a name or a "
+        "number as \"k3\", as --kernels shows them; or \"f3\", of a CUDA plan for few rows several that are "
+        "launched together.",
     .options = options,
     .settings_size = sizeof(settings),
     .min_args = 1,

@@ -7,7 +7,7 @@
 typedef struct source_job {
     const syl_cuda_job *job;
     syl_arena arena; /* a thread prints into its own */
-    syl_text source, variant;
+    syl_text source, name, variant;
     syl_cuda_launch launch;
     syl_status status;
 } source_job;
@@ -18,14 +18,25 @@ typedef struct print_state {
     source_job *jobs;
 } print_state;
 
+syl_status syl_cuda_job_source(const syl_cuda_job *job, const syl_cuda_target *target, syl_diag *diag,
+                               syl_text *out, syl_cuda_launch *launch) {
+    return job->fused ? syl_cuda_fused_source(job->fused, target, diag, out, launch)
+                      : syl_cuda_source(job->kernel, target, &job->variant, diag, out, launch);
+}
+
 static void print_range(void *user, int64_t begin, int64_t end, int thread) {
     print_state *state = user;
     (void)thread;
     for (int64_t i = begin; i < end; i++) {
         source_job *job = &state->jobs[i];
-        syl_cuda_variant_print(&job->job->variant, &job->variant);
-        job->status = syl_cuda_source(job->job->kernel, state->target, &job->job->variant, state->diag,
-                                      &job->source, &job->launch);
+        if (job->job->fused) {
+            syl_cuda_fused_name(job->job->fused, &job->name);
+            syl_cuda_fused_print(job->job->fused, &job->variant);
+        } else {
+            syl_text_printf(&job->name, "%s", job->job->kernel->name);
+            syl_cuda_variant_print(&job->job->variant, &job->variant);
+        }
+        job->status = syl_cuda_job_source(job->job, state->target, state->diag, &job->source, &job->launch);
     }
 }
 
@@ -56,7 +67,7 @@ static syl_status compile_sources(print_state *state, syl_arena *arena, size_t n
     syl_cuda_text *texts = SYL_NEW_ARRAY(arena, syl_cuda_text, n);
     for (size_t i = 0; i < n; i++) {
         source_job *job = &state->jobs[i];
-        texts[i] = (syl_cuda_text){job->job->kernel->name, job->variant.p, job->launch.entry, job->source.p};
+        texts[i] = (syl_cuda_text){job->name.p, job->variant.p, job->launch.entry, job->source.p};
     }
     SYL_TRY(syl_cuda_compile_texts(texts, n, &options, state->diag, out));
     for (size_t i = 0; i < n; i++) (*out)->codes[i].launch = state->jobs[i].launch;
@@ -75,7 +86,7 @@ syl_status syl_cuda_compile(const syl_cuda_job *jobs, size_t n, const syl_cuda_t
         source_job *job = &state.jobs[i];
         job->job = &jobs[i];
         syl_arena_init(&job->arena);
-        job->source.arena = job->variant.arena = &job->arena;
+        job->source.arena = job->name.arena = job->variant.arena = &job->arena;
     }
     syl_status status = compile_sources(&state, &arena, n, target, options, out);
     if (status == SYL_OK) (*out)->seconds = now() - start;

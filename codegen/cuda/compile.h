@@ -8,7 +8,10 @@
 typedef struct syl_cuda_job {
     const kir_kernel *kernel;
     syl_cuda_variant variant;
+    const syl_cuda_fused *fused; /* NULL, or several kernels in one launch, in place of kernel and variant */
 } syl_cuda_job;
+SYL_NODISCARD syl_status syl_cuda_job_source(const syl_cuda_job *job, const syl_cuda_target *target,
+                                             syl_diag *diag, syl_text *out, syl_cuda_launch *launch);
 
 /* A source as it stands, with one function `entry` (extern "C"). Name and variant are for people. */
 typedef struct syl_cuda_text {

@@ -112,6 +112,38 @@ SYL_NODISCARD syl_status syl_cuda_source(const kir_kernel *kernel, const syl_cud
                                          const syl_cuda_variant *variant, syl_diag *diag, syl_text *out,
                                          syl_cuda_launch *launch);
 
+/* ---- several kernels in one launch (fused.c) ---- */
+
+enum { SYL_CUDA_TOGETHER = 4, SYL_CUDA_INSIDE = -1, SYL_CUDA_MAX_BUFFERS = 64 }; /* buffers of a launch */
+
+/* Few rows are launched less often than the plan has steps: a dependent launch costs some microseconds however little it does.
+ *   PROLOGUE  a row-wise kernel and the GEMM that alone reads its results: every block computes them for all rows, in its shared memory, and then its
+ *             part of the GEMM (gemm_stream)
+ *   SIBLINGS  row-wise kernels that don't depend on each other, side by side in the grid
+ * Each row is computed as in launches of their own, to the bit. */
+typedef enum syl_cuda_fusion { SYL_CUDA_PROLOGUE, SYL_CUDA_SIBLINGS } syl_cuda_fusion;
+typedef struct syl_cuda_fused {
+    syl_cuda_fusion fusion;
+    int n;
+    const kir_kernel *kernels[SYL_CUDA_TOGETHER];
+    syl_cuda_variant variants[SYL_CUDA_TOGETHER];
+    /* For each buffer of each kernel, one behind the other: its number among the launch's buffers; or SYL_CUDA_INSIDE - b, the prologue's result b, which
+     * is never in memory. */
+    const int *buffers;
+    int n_buffers;    /* of the launch */
+    int64_t max_rows; /* at most 8 */
+} syl_cuda_fused;
+
+/* Whether blocks of the target can be made like that. */
+bool syl_cuda_fused_fits(const syl_cuda_fused *fused, const syl_cuda_target *target);
+/* Seconds that the cost model expects, for max_rows rows. */
+double syl_cuda_fused_cost(const syl_cuda_fused *fused, const syl_cuda_target *target);
+/* "rms_norm_quantize + linear"; and the variants, "rows threads=128 + gemm_stream tokens=8 ...". */
+void syl_cuda_fused_name(const syl_cuda_fused *fused, syl_text *out);
+void syl_cuda_fused_print(const syl_cuda_fused *fused, syl_text *out);
+SYL_NODISCARD syl_status syl_cuda_fused_source(const syl_cuda_fused *fused, const syl_cuda_target *target,
+                                               syl_diag *diag, syl_text *out, syl_cuda_launch *launch);
+
 /* ---- weights (pack.c) ---- */
 
 /* Bytes of a weight in device memory, false on overflow: packed in fragment order for KIR_DOT_MMA_*, else row-major with 4-bit codes

@@ -13,6 +13,7 @@ typedef struct cu_source {
     syl_diag *diag;
     syl_text *out;
     syl_cuda_launch *launch;
+    const char *space; /* of a source of several kernels: the namespace this one is printed in; NULL: none */
 } cu_source;
 
 /* One row of kernels.def, in the file named after it. */
@@ -55,6 +56,41 @@ void cu_pack_simt(const syl_plan_weight *weight, const syl_weight_source *source
                   int64_t end);
 /* Bytes of the panels, in front of the scales of groups. */
 int64_t cu_pack_simt_panels(int64_t n, int64_t k, kir_type elem);
+
+/* ---- kernels in a launch with others (fused.c) ---- */
+
+/* A row-wise kernel in blocks that are not its own. Rows have as many threads as in a launch of their own, so that their sums have the same
+ * order; threads that are left over compute a row and store nothing. */
+typedef struct cu_rows_part {
+    bool fits;
+    int threads;    /* of the block that take part: at least a row's */
+    int rows;       /* that are computed together */
+    int64_t shared; /* bytes */
+    double seconds; /* that all rows take a block, without the launch */
+} cu_rows_part;
+/* For blocks of so many threads that have so many rows to compute. */
+cu_rows_part cu_rows_part_of(const kir_kernel *kernel, int threads, int64_t rows);
+/* Prints Args and `compute_rows(const Args &args, int first, int end)`, for part->threads threads; `shared`: where its shared memory begins. */
+SYL_NODISCARD syl_status cu_print_rows_part(cu_source *s, const cu_rows_part *part, int64_t shared);
+
+/* A GEMM of gemm_stream behind a prologue: its shared memory in bytes, in front of the prologue's; where the tokens' codes begin there; its time
+ * where each block first computes for `before` seconds, and has `more` bytes of shared memory. */
+typedef struct cu_stream_part {
+    bool fits;
+    int threads;
+    int64_t shared, tokens;
+} cu_stream_part;
+cu_stream_part cu_stream_part_of(const kir_kernel *kernel, const syl_cuda_target *target,
+                                 const syl_cuda_variant *variant);
+double cu_stream_part_cost(const kir_kernel *kernel, const syl_cuda_target *target,
+                           const syl_cuda_variant *variant, int64_t rows, double before, int64_t more);
+/* Prints Args, Epilogue and Shape, and fills the launch but for threads and shared memory. */
+SYL_NODISCARD syl_status cu_print_stream_part(cu_source *s);
+
+/* The entry's name of a kernel: "syl_" and its name. */
+void cu_name_entry(const char *name, syl_cuda_launch *launch);
+/* The comment in front of a kernel's code: variant and kernel IR. */
+void cu_print_comment(cu_source *s);
 
 /* What a load, store or scalar instruction computes: for a load or an operation a C expression, for a store a statement without its
  * semicolon, at row `i` and column `j` (texts of C expressions, ints). Operands are read as v<number><suffix> where their role is ELEM or COL, as

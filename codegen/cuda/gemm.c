@@ -63,29 +63,35 @@ static void print_shape(cu_source *s, const cu_gemm_tile *tile) {
     const kir_gemm *g = &k->gemm;
     cu_layout l = cu_gemm_layout(k);
     const char *acc = cu_register_type(kir_acc_type(g));
+    const char *space = s->space ? syl_arena_printf(s->arena, "::%s", s->space) : "";
     const kir_buffer *t = cu_gemm_has_branch(k) ? &k->buffers.p[k->branch.t] : NULL;
     syl_text_printf(
         s->out,
         "\nstruct Shape {\n"
-        "    typedef ::Args Args;\n    typedef ::Epilogue Epilogue;\n    typedef ::Scaled Scaled;\n"
+        "    typedef %s::Args Args;\n    typedef %s::Epilogue Epilogue;\n    typedef %s::Scaled Scaled;\n"
         "    typedef %s Acc;\n    typedef %s Sum;\n"
         "    static constexpr int A = %d, W = %d, N = %lld, CHUNKS = %lld;\n"
         "    static constexpr int TOKENS = %d, CHANNELS = %d, BLOCKS = %d, THREADS = %d, SPLIT_TOKENS = %d;\n"
         "    static constexpr int RANK = %lld, T = %d, U = %d, T_STRIDE = %lld, T_BYTES = %d;\n"
         "    static constexpr bool T_IS_F32 = %s;\n%s};\n\n",
-        acc, g->dot == KIR_DOT_MMA_I8 ? "int" : "float", g->a, g->w, (long long)g->n, (long long)l.chunks,
-        tile->tokens, tile->channels, tile->blocks, tile->threads, tile->at_once,
+        space, space, space, acc, g->dot == KIR_DOT_MMA_I8 ? "int" : "float", g->a, g->w, (long long)g->n,
+        (long long)l.chunks, tile->tokens, tile->channels, tile->blocks, tile->threads, tile->at_once,
         t ? (long long)k->branch.rank : 0LL, t ? k->branch.t : 0, t ? k->branch.u : 0,
         t ? (long long)t->stride : 0LL, cu_gemm_branch_bytes(k, tile->tokens),
         t && t->elem == KIR_F32 ? "true" : "false", tile->more);
 }
 
-syl_status cu_gemm_print(cu_source *s, const cu_gemm_tile *tile, const char *name) {
+syl_status cu_gemm_print_parts(cu_source *s, const cu_gemm_tile *tile) {
     cu_print_args(s);
     if (!cu_gemm_print_epilogue(s))
         return syl_error(s->diag, SYL_ERR_internal, SYL_NOWHERE,
                          "kernel '%s': its epilogue holds a row-wide instruction", s->kernel->name);
     print_shape(s, tile);
+    return SYL_OK;
+}
+
+syl_status cu_gemm_print(cu_source *s, const cu_gemm_tile *tile, const char *name) {
+    SYL_TRY(cu_gemm_print_parts(s, tile));
     cu_template(s, syl_arena_printf(s->arena, "%s.cuh", name));
     syl_text_printf(
         s->out,

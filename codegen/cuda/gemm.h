@@ -29,7 +29,9 @@ bool cu_gemm_has_branch(const kir_kernel *kernel);
 /* Prints Epilogue and Scaled (gemm_epilogue.c); false if the body holds what no epilogue can do. */
 bool cu_gemm_print_epilogue(cu_source *s);
 
-/* Prints Args, Epilogue, Scaled and Shape; then the template `name` and the entry that calls it. */
+/* Prints Args, Epilogue, Scaled and Shape. */
+syl_status cu_gemm_print_parts(cu_source *s, const cu_gemm_tile *tile);
+/* The same; then the template `name` and the entry that calls it. */
 syl_status cu_gemm_print(cu_source *s, const cu_gemm_tile *tile, const char *name);
 
 /* Work of a kernel, for the cost models. Rates are those of the architecture, per second, of the whole machine. */

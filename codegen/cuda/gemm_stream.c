@@ -37,22 +37,26 @@ bool cu_fits_gemm_stream(const kir_kernel *kernel, const syl_cuda_target *target
     return p.split * (p.warps / 4) <= chunks && p.shared + 64 <= target->shared;
 }
 
-syl_status cu_emit_gemm_stream(cu_source *s) {
-    plan p = plan_of(s->kernel, s->variant);
-    s->launch->threads = p.warps * 32;
-    s->launch->shared = p.shared;
-    s->launch->rows_per_block = p.tile.tokens;
-    s->launch->blocks_y = p.units;
-    s->launch->blocks_z = p.split;
-    if (p.split > 1) {
+static void fill_launch(cu_source *s, plan *p) {
+    s->launch->threads = p->warps * 32;
+    s->launch->shared = p->shared;
+    s->launch->rows_per_block = p->tile.tokens;
+    s->launch->blocks_y = p->units;
+    s->launch->blocks_z = p->split;
+    if (p->split > 1) {
         s->launch->counters = SYL_CUDA_COUNTERS;
-        s->launch->workspace_block = 64 * p.tile.tokens * 4;
-        s->launch->max_rows = p.tile.tokens * MAX_BLOCKS_X;
+        s->launch->workspace_block = 64 * p->tile.tokens * 4;
+        s->launch->max_rows = p->tile.tokens * MAX_BLOCKS_X;
     }
-    p.tile.more = syl_arena_printf(
+    p->tile.more = syl_arena_printf(
         s->arena,
         "    static constexpr int PHASES = %d, SPLIT = %d, DEPTH = %d, ALL_THREADS = %d, COUNTERS = %lld;\n",
-        p.warps / 4, p.split, p.depth, p.warps * 32, (long long)s->launch->counters);
+        p->warps / 4, p->split, p->depth, p->warps * 32, (long long)s->launch->counters);
+}
+
+syl_status cu_emit_gemm_stream(cu_source *s) {
+    plan p = plan_of(s->kernel, s->variant);
+    fill_launch(s, &p);
     return cu_gemm_print(s, &p.tile, "gemm_stream");
 }
 
@@ -65,22 +69,65 @@ static double rate_of_block(const kir_kernel *kernel, const plan *p) {
     return p->tile.tokens == 16 ? rate * 0.95 : rate;
 }
 
-/* Time to read the weights once for each block of rows: by memory as a whole, and by the multiprocessor with the most blocks. */
+/* Time to read the weights once for each block of rows: by memory as a whole, and by the multiprocessor with the most blocks. Before that,
+ * each block is busy with something else for a while. */
+static double cost_of(const kir_kernel *kernel, const syl_cuda_target *target, const plan *p, int64_t rows,
+                      double before) {
+    cu_rates rates = cu_rates_of(target);
+    int64_t x = syl_ceil_div(rows, p->tile.tokens), blocks = p->units * p->split * x;
+    if (p->split > 1 && x > MAX_BLOCKS_X) return 1;
+    double bytes = cu_gemm_weight_bytes(kernel) * (double)x, block = bytes / (double)blocks;
+    int64_t resident = target->shared / (p->shared + 1024), by_registers = p->warps == 4 ? 4 : 2;
+    if (resident > by_registers) resident = by_registers;
+    if (resident < 1) resident = 1;
+    int64_t together = syl_ceil_div(blocks, target->sms);
+    if (together > resident) together = resident;
+    double share = rates.bytes / target->sms * 0.95, rate = rate_of_block(kernel, p) * (double)together;
+    if (rate > share) rate = share;
+    double waves = (double)syl_ceil_div(blocks, target->sms * together);
+    double time = waves * ((double)together * block / rate + before), memory = bytes / rates.bytes + before;
+    if (memory > time) time = memory;
+    return 2e-6 + time + (p->split > 1 ? 0.7e-6 + p->split * 0.03e-6 : 0);
+}
+
 double cu_cost_gemm_stream(const kir_kernel *kernel, const syl_cuda_target *target,
                            const syl_cuda_variant *variant, int64_t rows) {
     plan p = plan_of(kernel, variant);
-    cu_rates rates = cu_rates_of(target);
-    int64_t x = syl_ceil_div(rows, p.tile.tokens), blocks = p.units * p.split * x;
-    if (p.split > 1 && x > MAX_BLOCKS_X) return 1;
-    double bytes = cu_gemm_weight_bytes(kernel) * (double)x, block = bytes / (double)blocks;
-    int64_t resident = target->shared / (p.shared + 1024), by_registers = p.warps == 4 ? 4 : 2;
-    if (resident > by_registers) resident = by_registers;
-    int64_t together = syl_ceil_div(blocks, target->sms);
-    if (together > resident) together = resident;
-    double share = rates.bytes / target->sms * 0.95, rate = rate_of_block(kernel, &p) * (double)together;
-    if (rate > share) rate = share;
-    double waves = (double)syl_ceil_div(blocks, target->sms * together);
-    double time = waves * (double)together * block / rate, memory = bytes / rates.bytes;
-    if (memory > time) time = memory;
-    return 2e-6 + time + (p.split > 1 ? 0.7e-6 + p.split * 0.03e-6 : 0);
+    return cost_of(kernel, target, &p, rows, 0);
+}
+
+/* ---- behind a prologue ---- */
+
+/* Every block has the codes of all of k. */
+static plan part_of(const kir_kernel *kernel, const syl_cuda_variant *variant) {
+    plan p = plan_of(kernel, variant);
+    int64_t tokens = cu_gemm_layout(kernel).chunks * p.tile.tokens * 128,
+            branch = cu_gemm_branch_bytes(kernel, p.tile.tokens);
+    if (p.shared < tokens + branch) p.shared = tokens + branch;
+    p.shared = syl_ceil_div(p.shared, 128) * 128;
+    return p;
+}
+
+cu_stream_part cu_stream_part_of(const kir_kernel *kernel, const syl_cuda_target *target,
+                                 const syl_cuda_variant *variant) {
+    cu_stream_part part = {0};
+    if (variant->family != SYL_CUDA_gemm_stream || !cu_fits_gemm_stream(kernel, target, variant)) return part;
+    plan p = part_of(kernel, variant);
+    return (cu_stream_part){.fits = p.tile.tokens == 8,
+                            .threads = p.warps * 32,
+                            .shared = p.shared,
+                            .tokens = cu_gemm_branch_bytes(kernel, p.tile.tokens)};
+}
+
+double cu_stream_part_cost(const kir_kernel *kernel, const syl_cuda_target *target,
+                           const syl_cuda_variant *variant, int64_t rows, double before, int64_t more) {
+    plan p = part_of(kernel, variant);
+    p.shared += more;
+    return cost_of(kernel, target, &p, rows, before);
+}
+
+syl_status cu_print_stream_part(cu_source *s) {
+    plan p = plan_of(s->kernel, s->variant);
+    fill_launch(s, &p);
+    return cu_gemm_print_parts(s, &p.tile);
 }

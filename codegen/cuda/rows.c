@@ -462,7 +462,35 @@ double cu_cost_rows(const kir_kernel *kernel, const syl_cuda_target *target, con
            (waves - 1) * row * together * resident * slow + row * together + 1.5e-10 * blocks;
 }
 
-static void print_prologue(rows_state *r, bool in_shared) {
+/* The rows' places in shared memory or, where none holds them, in the workspace; what is aligned. */
+static void print_places(rows_state *r, bool in_shared) {
+    cu_source *s = r->s;
+    int t = r->shape.threads;
+    const char *shared = r->shared
+                             ? syl_arena_printf(s->arena, "(shared_memory + %lld)", (long long)r->shared)
+                             : "shared_memory";
+    syl_text_printf(s->out, "    const bool alive = number < args.rows;\n"
+                            "    const int i = alive ? number : args.rows - 1; // the others compute the "
+                            "last row, and store nothing\n");
+    if (!in_shared)
+        syl_text_printf(
+            s->out, "    float *row = (float *)args.workspace + ((int64_t)blockIdx.x * %d + part) * %lld;\n",
+            r->rows_per_block, (long long)r->shape.row_floats);
+    else if (r->shape.exchanges)
+        syl_text_printf(s->out, "    float *row = (float *)%s + part * %lld;\n", shared,
+                        (long long)r->shape.row_floats);
+    if (r->shape.reductions)
+        syl_text_printf(s->out, "    float *partial = (float *)%s + %lld + part * %d;\n", shared,
+                        in_shared ? (long long)(r->parts * r->shape.row_floats) : 0LL,
+                        r->shape.reductions * (t / 32));
+    for (size_t b = 0; b < s->kernel->buffers.n; b++) {
+        const kir_buffer *buffer = &s->kernel->buffers.p[b];
+        if (buffer->shape == KIR_MATRIX || buffer->shape == KIR_PER_COL)
+            syl_text_printf(s->out, "    const bool aligned%zu = is_aligned(args.buffers[%zu], 16);\n", b, b);
+    }
+}
+
+static void print_entry(rows_state *r, bool in_shared) {
     cu_source *s = r->s;
     int t = r->shape.threads, rows = r->rows_per_block, threads = t * rows;
     int blocks = !projects(s->kernel) && 65536 / threads / 2 >= r->shape.registers * 8 / 5 + 40 ? 2 : 1;
@@ -477,25 +505,7 @@ static void print_prologue(rows_state *r, bool in_shared) {
                         "    const int t = threadIdx.x %% %d, part = threadIdx.x / %d, number = blockIdx.x * "
                         "%d + part;\n",
                         t, t, rows);
-    syl_text_printf(s->out, "    const bool alive = number < args.rows;\n"
-                            "    const int i = alive ? number : args.rows - 1; // the others compute the "
-                            "last row, and store nothing\n");
-    if (!in_shared)
-        syl_text_printf(
-            s->out, "    float *row = (float *)args.workspace + ((int64_t)blockIdx.x * %d + part) * %lld;\n",
-            rows, (long long)r->shape.row_floats);
-    else if (r->shape.exchanges)
-        syl_text_printf(s->out, "    float *row = (float *)shared_memory + part * %lld;\n",
-                        (long long)r->shape.row_floats);
-    if (r->shape.reductions)
-        syl_text_printf(s->out, "    float *partial = (float *)shared_memory + %lld + part * %d;\n",
-                        in_shared ? (long long)(rows * r->shape.row_floats) : 0LL,
-                        r->shape.reductions * (t / 32));
-    for (size_t b = 0; b < s->kernel->buffers.n; b++) {
-        const kir_buffer *buffer = &s->kernel->buffers.p[b];
-        if (buffer->shape == KIR_MATRIX || buffer->shape == KIR_PER_COL)
-            syl_text_printf(s->out, "    const bool aligned%zu = is_aligned(args.buffers[%zu], 16);\n", b, b);
-    }
+    print_places(r, in_shared);
     syl_text_printf(s->out, "    let_next_begin();\n    wait_for_previous();\n");
 }
 
@@ -534,28 +544,43 @@ static syl_status print_first_loads(rows_state *r) {
     return SYL_OK;
 }
 
-syl_status cu_emit_rows(cu_source *s) {
-    rows_state r = {.s = s, .shape = rows_shape_of(s->kernel)};
-    int n = (int)s->kernel->body.n;
-    r.rows_per_block = rows_of_block(&r.shape, s->variant);
-    r.have = SYL_NEW_ARRAY(s->arena, bool, (size_t)n *ROWS_LAYOUTS);
-    if (r.rows_per_block < 1) r.rows_per_block = 1;
-    bool in_shared = shared_floats(&r.shape, r.rows_per_block) * 4 <= s->target->shared;
+/* Everything behind the places: loads that come first, then whatever effects need. */
+static syl_status print_rows(rows_state *r) {
+    const kir_kernel *k = r->s->kernel;
+    rows_use_layout(r, &r->shape.home);
+    SYL_TRY(print_first_loads(r));
+    for (int i = 0; i < (int)k->body.n; i++)
+        if (has_effect(k->body.p[i].op)) SYL_TRY(print_effect(r, i));
+    return SYL_OK;
+}
 
+/* Args, tables and functions that the rows' code stands on. */
+static syl_status print_before(rows_state *r) {
+    cu_source *s = r->s;
+    r->have = SYL_NEW_ARRAY(s->arena, bool, s->kernel->body.n *ROWS_LAYOUTS);
     cu_template(s, "rows.cuh");
     cu_print_args(s);
-    SYL_TRY(rows_print_signs(&r));
+    SYL_TRY(rows_print_signs(r));
     syl_text_printf(s->out, "\n#define UNROLL %s\n",
-                    r.shape.registers <= unrolled_registers ? "_Pragma(\"unroll\")"
-                                                            : "_Pragma(\"unroll 1\")");
-    print_prologue(&r, in_shared);
-    rows_use_layout(&r, &r.shape.home);
-    SYL_TRY(print_first_loads(&r));
-    for (int i = 0; i < n; i++)
-        if (has_effect(s->kernel->body.p[i].op)) SYL_TRY(print_effect(&r, i));
+                    r->shape.registers <= unrolled_registers ? "_Pragma(\"unroll\")"
+                                                             : "_Pragma(\"unroll 1\")");
+    return SYL_OK;
+}
+
+syl_status cu_emit_rows(cu_source *s) {
+    rows_state r = {.s = s, .shape = rows_shape_of(s->kernel), .first = "(int)blockIdx.x"};
+    r.rows_per_block = rows_of_block(&r.shape, s->variant);
+    if (r.rows_per_block < 1) r.rows_per_block = 1;
+    r.parts = r.rows_per_block;
+    r.block_threads = r.shape.threads * r.rows_per_block;
+    if (r.rows_per_block > 1) r.first = syl_arena_printf(s->arena, "(int)blockIdx.x * %d", r.rows_per_block);
+    bool in_shared = shared_floats(&r.shape, r.rows_per_block) * 4 <= s->target->shared;
+    SYL_TRY(print_before(&r));
+    print_entry(&r, in_shared);
+    SYL_TRY(print_rows(&r));
     syl_text_printf(s->out, "}\n");
 
-    s->launch->threads = r.shape.threads * r.rows_per_block;
+    s->launch->threads = r.block_threads;
     s->launch->rows_per_block = r.rows_per_block;
     if (in_shared)
         s->launch->shared = shared_floats(&r.shape, r.rows_per_block) * 4;
@@ -563,5 +588,68 @@ syl_status cu_emit_rows(cu_source *s) {
         s->launch->shared = (int64_t)r.shape.reductions * (r.shape.threads / 32) * 4 * r.rows_per_block;
         s->launch->workspace_block = r.rows_per_block * r.shape.row_floats * 4;
     }
+    return SYL_OK;
+}
+
+/* ---- in a launch with other kernels ---- */
+
+cu_rows_part cu_rows_part_of(const kir_kernel *kernel, int threads, int64_t rows) {
+    rows_shape shape = rows_shape_of(kernel);
+    cu_rows_part part = {.threads = threads};
+    int least = shape.threads < 32 ? 32 / shape.threads : 1; /* a warp has no rest */
+    if (part.threads < shape.threads * least) part.threads = shape.threads * least;
+    int parts = part.threads / shape.threads / least * least, wanted = (int)syl_ceil_div(rows, least) * least;
+    part.rows = parts < wanted ? parts : wanted;
+    /* threads without a row of their own compute one too, for the barriers */
+    part.shared =
+        syl_ceil_div(shared_floats(&shape, (int)syl_ceil_div(part.threads, shape.threads)) * 4, 128) * 128;
+    int64_t turns = syl_ceil_div(rows, part.rows);
+    double matrix = 0;
+    int steps = 2;
+    for (size_t i = 0; i < kernel->body.n; i++) {
+        const kir_inst *inst = &kernel->body.p[i];
+        rows_pass passes[ROWS_PASSES];
+        if (inst->op == KIR_hadamard)
+            steps += 2 * rows_plan_hadamard(kernel, inst, shape.threads, shape.vector, passes);
+        else if (inst->op == KIR_project)
+            matrix += (double)syl_ceil_div(kernel->buffers.p[inst->buffer].cols, part.threads / 8) *
+                      (double)syl_ceil_div(kernel->cols, 512) * 7e-7; /* as cu_cost_rows */
+        else if (inst->op == KIR_reduce_sum || inst->op == KIR_reduce_max || inst->op == KIR_head_norm)
+            steps += 2;
+    }
+    /* a read of memory, exchanges and barriers behind each other, the row itself; a projection's matrix */
+    double turn = 0.5e-6 + steps * 0.04e-6 + shape.registers * 8e-9 + matrix;
+    part.seconds = turn + (double)(turns - 1) * (turn - 0.2e-6);
+    part.fits = shape.threads * least <= 512 && shape.registers <= unrolled_registers;
+    return part;
+}
+
+syl_status cu_print_rows_part(cu_source *s, const cu_rows_part *part, int64_t shared) {
+    rows_state r = {.s = s,
+                    .shape = rows_shape_of(s->kernel),
+                    .rows_per_block = part->rows,
+                    .block_threads = part->threads,
+                    .shared = shared,
+                    .first = "first"};
+    int t = r.shape.threads, parts = (int)syl_ceil_div(part->threads, t);
+    r.parts = parts;
+    SYL_TRY(print_before(&r));
+    syl_text_printf(
+        s->out,
+        "\n// Rows [first, end), %d at a time.\n"
+        "__device__ __forceinline__ void compute_rows(const Args &args, int first, const int end) {\n"
+        "    const int t = threadIdx.x %% %d, part = threadIdx.x / %d;\n"
+        "    for (;;) {\n"
+        "    const int number = %s;\n",
+        part->rows, t, t,
+        parts > part->rows ? syl_arena_printf(s->arena, "part < %d ? first + part : args.rows", part->rows)
+                           : "first + part");
+    print_places(&r, true);
+    SYL_TRY(print_rows(&r));
+    syl_text_printf(
+        s->out,
+        "    first += %d;\n    if (first >= end) break;\n    __syncthreads(); // shared memory is "
+        "used again\n    }\n}\n#undef UNROLL\n",
+        part->rows);
     return SYL_OK;
 }

@@ -59,7 +59,11 @@ typedef struct rows_state {
     cu_source *s;
     rows_shape shape;
     int rows_per_block;
-    int current; /* layout of the code being printed */
+    int parts; /* of the block's threads: rows in shared memory; those behind rows_per_block are no rows */
+    int block_threads;
+    int64_t shared;    /* where the rows begin in shared memory, bytes */
+    const char *first; /* C expression: the block's first row */
+    int current;       /* layout of the code being printed */
     rows_layout layouts[ROWS_LAYOUTS];
     int n_layouts;
     bool *have; /* [ROWS_LAYOUTS][body.n]: printed; rows and uniforms count in layout 0 */

@@ -113,14 +113,14 @@ void rows_project(rows_state *r, int inst) {
     if (r->shape.threads <= 32) syl_text_printf(s->out, "    __syncthreads();\n");
     syl_text_printf(
         s->out,
-        "    for (int first = 0; first < %d; first += %d)\n"
-        "        project_rows<%d, %d, %lld>(row + (first - part) * %lld, %lld, (const %s *)args.buffers[%d], "
+        "    for (int begin = 0; begin < %d; begin += %d)\n"
+        "        project_rows<%d, %d, %lld>(row + (begin - part) * %lld, %lld, (const %s *)args.buffers[%d], "
         "%lld, %lld, "
-        "aligned%d, (%s *)args.buffers[%d], %lld, (int)blockIdx.x * %d + first, args.rows, %d);\n",
+        "aligned%d, (%s *)args.buffers[%d], %lld, %s + begin, args.rows, %d);\n",
         rows, together, together, vector, (long long)s->kernel->cols, (long long)r->shape.row_floats,
         (long long)r->shape.row_floats, cu_elem_type(d->elem), p->second, (long long)d->stride,
-        (long long)out->cols, p->second, cu_elem_type(out->elem), p->buffer, (long long)out->stride, rows,
-        r->shape.threads * rows / 32);
+        (long long)out->cols, p->second, cu_elem_type(out->elem), p->buffer, (long long)out->stride, r->first,
+        r->block_threads / 32);
     if (r->shape.threads <= 32) syl_text_printf(s->out, "    __syncthreads();\n");
     r->busy = r->shape.threads > 32;
 }

@@ -75,7 +75,7 @@ void cu_template(cu_source *s, const char *name) {
 /* ---- the source ---- */
 
 /* The kernel IR as a comment; constant tables are long and stand in the code below. */
-static void print_comment(cu_source *s) {
+void cu_print_comment(cu_source *s) {
     syl_text kir = {.arena = s->arena}, variant = {.arena = s->arena};
     kir_print(s->kernel, &kir);
     syl_cuda_variant_print(s->variant, &variant);
@@ -90,10 +90,10 @@ static void print_comment(cu_source *s) {
 }
 
 /* "syl_rms_norm_quantize": readable in profilers. */
-static void name_entry(const kir_kernel *kernel, syl_cuda_launch *launch) {
+void cu_name_entry(const char *name, syl_cuda_launch *launch) {
     size_t n = 0;
     for (const char *p = "syl_"; *p; p++) launch->entry[n++] = *p;
-    for (const char *p = kernel->name; *p && n < sizeof launch->entry - 1; p++) {
+    for (const char *p = name; *p && n < sizeof launch->entry - 1; p++) {
         bool plain = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9');
         launch->entry[n++] = *p == '_' || plain ? *p : '_';
     }
@@ -109,9 +109,9 @@ syl_status syl_cuda_source(const kir_kernel *kernel, const syl_cuda_target *targ
                                 .blocks_z = 1,
                                 .rows_per_block = 1,
                                 .dependent = target->arch >= 90};
-    name_entry(kernel, launch);
-    cu_source s = {kernel, target, variant, out->arena, diag, out, launch};
-    print_comment(&s);
+    cu_name_entry(kernel->name, launch);
+    cu_source s = {kernel, target, variant, out->arena, diag, out, launch, NULL};
+    cu_print_comment(&s);
     cu_template(&s, "base.cuh");
     return emitters[variant->family](&s);
 }

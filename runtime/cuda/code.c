@@ -1,5 +1,5 @@
 /* Kernels on the device: for each kernel of the plan and each bucket of rows the variant that was tuned on such a machine (tuned.h) or else
- * the one that the cost model likes best, equal ones once; compiled or taken from the cache, then loaded as modules. */
+ * the one that the cost model likes best, equal ones once; for few rows the steps that are launched together (codegen/cuda/schedule.h); compiled or taken from the cache, then loaded as modules. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,8 +26,9 @@ static syl_status choose(syl_engine *engine, syl_cuda_tuned *tuned, syl_diag *di
     syl_cuda_code_set *code = &cuda->code;
     size_t kernels = engine->plan->kernels.n, first;
     code->choice = calloc(kernels * SYL_CUDA_BUCKETS + 1, sizeof *code->choice);
+    code->tuned = calloc(kernels * SYL_CUDA_BUCKETS + 1, sizeof *code->tuned);
     code->loaded = calloc(kernels * SYL_CUDA_BUCKETS + 1, sizeof *code->loaded);
-    if (!code->choice || !code->loaded)
+    if (!code->choice || !code->tuned || !code->loaded)
         return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for the list of kernels");
     for (size_t k = 0; k < kernels; k++) {
         const kir_kernel *kernel = engine->plan->kernels.p[k];
@@ -44,8 +45,45 @@ static syl_status choose(syl_engine *engine, syl_cuda_tuned *tuned, syl_diag *di
             while (at < code->n && !same_variant(&code->loaded[at].variant, &best)) at++;
             if (at == code->n) code->loaded[code->n++] = (syl_cuda_loaded){.kernel = kernel, .variant = best};
             code->choice[k * SYL_CUDA_BUCKETS + (size_t)b] = (int)at;
+            code->tuned[k * SYL_CUDA_BUCKETS + (size_t)b] = known;
         }
         engine->stats.tuned += any;
+    }
+    return SYL_OK;
+}
+
+/* ---- steps that are launched together ---- */
+
+typedef struct picker {
+    const syl_cuda_code_set *code;
+    int bucket;
+} picker;
+
+static syl_cuda_variant pick(void *user, int kernel, bool *measured) {
+    const picker *p = user;
+    int choice = kernel * SYL_CUDA_BUCKETS + p->bucket;
+    *measured = p->code->tuned[choice];
+    return p->code->loaded[p->code->choice[choice]].variant;
+}
+
+static syl_status plan_together(syl_engine *engine, syl_diag *diag) {
+    syl_cuda_engine *cuda = syl_cuda_engine_of(engine);
+    syl_cuda_code_set *code = &cuda->code;
+    for (int b = 0; b < SYL_CUDA_FEW_BUCKETS && cuda->fuse; b++) {
+        picker p = {code, b};
+        SYL_TRY(syl_cuda_schedule_create(engine->plan, &cuda->target, syl_cuda_buckets[b], pick, &p, diag,
+                                         &code->few[b]));
+        code->few_loaded[b] = code->n;
+        size_t more = code->few[b] ? code->few[b]->fused.n : 0;
+        syl_cuda_loaded *loaded = realloc(code->loaded, (code->n + more + 1) * sizeof *loaded);
+        if (!loaded)
+            return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for the list of kernels");
+        code->loaded = loaded;
+        for (size_t i = 0; i < more; i++) {
+            const syl_cuda_fused *fused = &code->few[b]->fused.p[i];
+            code->loaded[code->n++] =
+                (syl_cuda_loaded){.kernel = fused->kernels[fused->n - 1], .fused = fused};
+        }
     }
     return SYL_OK;
 }
@@ -104,12 +142,14 @@ syl_status syl_cuda_code_load(syl_engine *engine, const syl_engine_options *opti
     syl_status chosen = choose(engine, tuned, diag);
     syl_cuda_tuned_close(tuned);
     SYL_TRY(chosen);
+    SYL_TRY(plan_together(engine, diag));
     syl_cuda_job *jobs = calloc(cuda->code.n + 1, sizeof *jobs);
     if (!jobs)
         return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for the list of kernels");
     for (size_t i = 0; i < cuda->code.n; i++)
-        jobs[i] =
-            (syl_cuda_job){.kernel = cuda->code.loaded[i].kernel, .variant = cuda->code.loaded[i].variant};
+        jobs[i] = (syl_cuda_job){.kernel = cuda->code.loaded[i].kernel,
+                                 .variant = cuda->code.loaded[i].variant,
+                                 .fused = cuda->code.loaded[i].fused};
     syl_cuda_compile_options compile = {.cache_dir = options->cache_dir, .threads = syl_pool_threads(pool)};
     if (options->progress) {
         compile.progress = report_progress;
@@ -130,8 +170,10 @@ syl_status syl_cuda_code_load(syl_engine *engine, const syl_engine_options *opti
 void syl_cuda_code_unload(syl_cuda_engine *cuda) {
     for (size_t i = 0; i < cuda->code.n_modules; i++)
         cuda->device->driver.module_unload(cuda->code.modules[i]);
+    for (int b = 0; b < SYL_CUDA_FEW_BUCKETS; b++) syl_cuda_schedule_destroy(cuda->code.few[b]);
     free(cuda->code.modules);
     free(cuda->code.loaded);
     free(cuda->code.choice);
+    free(cuda->code.tuned);
     cuda->code = (syl_cuda_code_set){0};
 }

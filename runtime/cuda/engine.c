@@ -62,7 +62,9 @@ syl_status syl_cuda_load(syl_engine *engine, const syl_engine_options *options, 
     syl_cuda_engine *cuda = engine->loaded = calloc(1, sizeof *cuda);
     if (!cuda) return syl_error(diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for an engine");
     const char *graphs = getenv("SYL_CUDA_GRAPHS");
+    const char *fuse = getenv("SYL_CUDA_FUSE");
     cuda->graphs = !graphs || strcmp(graphs, "0") != 0;
+    cuda->fuse = !fuse || strcmp(fuse, "0") != 0;
     SYL_TRY(syl_cuda_open(options->device, diag, &cuda->device));
     SYL_TRY(syl_cuda_find_target(&cuda->device->properties, diag, &cuda->target));
     SYL_TRY(syl_plan_create_cuda(engine->artifact.module, diag, &engine->plan));

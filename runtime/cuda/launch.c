@@ -5,11 +5,14 @@
 #include "runtime/cuda/runner.h"
 #include "runtime/observe.h"
 
-cu_address syl_cuda_address(const syl_cuda_runner *r, const syl_plan_arg *arg) {
+/* schedule: of a step of it, whose values lie in cells; else NULL. */
+static cu_address address(const syl_cuda_runner *r, const syl_plan_arg *arg,
+                          const syl_cuda_schedule *schedule) {
     cu_address base = 0;
     switch (arg->kind) {
     case SYL_ARG_SLOT:
-        base = r->arena.at + r->slot_offset[arg->index];
+        base =
+            r->arena.at + (schedule ? r->cells + schedule->cells.p[arg->index] : r->slot_offset[arg->index]);
         break;
     case SYL_ARG_INPUT:
         base = r->in.memory.at + r->in.offsets[arg->index];
@@ -24,6 +27,10 @@ cu_address syl_cuda_address(const syl_cuda_runner *r, const syl_plan_arg *arg) {
         return syl_cuda_pages_view(r, arg->index);
     }
     return base + (cu_address)arg->offset;
+}
+
+cu_address syl_cuda_address(const syl_cuda_runner *r, const syl_plan_arg *arg) {
+    return address(r, arg, NULL);
 }
 
 int64_t syl_cuda_round_positions(const syl_cuda_runner *r, int64_t positions) {
@@ -60,22 +67,29 @@ int syl_cuda_launch_kernel(const syl_cuda_driver *driver, cu_stream stream, cu_f
     return driver->launch(&config, function, parameters, NULL);
 }
 
-static syl_status launch(syl_cuda_runner *r, const syl_plan_step *step, int64_t rows, int64_t positions,
-                         syl_diag *diag) {
-    const syl_cuda_loaded *loaded = syl_cuda_loaded_for(r->cuda, step->kernel, rows);
-    const syl_cuda_launch *how = &loaded->launch;
+/* One launch: what it runs, its arguments; the label is for people. */
+typedef struct call {
+    const syl_cuda_loaded *loaded;
+    const syl_plan_arg *args;
+    int n_args;
+    const syl_cuda_schedule *schedule;
+    const char *label;
+} call;
+
+static syl_status launch(syl_cuda_runner *r, const call *c, int64_t rows, int64_t positions, syl_diag *diag) {
+    const syl_cuda_launch *how = &c->loaded->launch;
     const syl_cuda_counts counts = {rows, positions};
     syl_cuda_arguments p;
-    for (int i = 0; i < step->n_args; i++) p.words[i] = syl_cuda_address(r, &step->args[i]);
-    int result = syl_cuda_launch_kernel(&r->cuda->device->driver, r->stream, loaded->function, how, &p,
-                                        step->n_args, r->workspace.at, &counts, r->after_kernel);
+    for (int i = 0; i < c->n_args; i++) p.words[i] = address(r, &c->args[i], c->schedule);
+    int result = syl_cuda_launch_kernel(&r->cuda->device->driver, r->stream, c->loaded->function, how, &p,
+                                        c->n_args, r->workspace.at, &counts, r->after_kernel);
     r->after_kernel = true;
     if (result == CU_SUCCESS) return SYL_OK;
     syl_status status = syl_cuda_check(r->cuda->device, result, "launching a kernel", diag);
     syl_cuda_grid grid = syl_cuda_grid_of(how, rows, positions);
     syl_note(diag, SYL_NOWHERE,
              "the kernel is %s of %s over %lld rows, grid %lld x %lld x %lld of %d threads",
-             loaded->kernel->name, step->label, (long long)rows, (long long)grid.x, (long long)grid.y,
+             c->loaded->kernel->name, c->label, (long long)rows, (long long)grid.x, (long long)grid.y,
              (long long)grid.z, how->threads);
     return status;
 }
@@ -90,16 +104,47 @@ static syl_status mark(syl_cuda_runner *r, size_t i, syl_diag *diag) {
         "timing a step", diag);
 }
 
-syl_status syl_cuda_launch_steps(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag) {
+/* Steps that are launched together: the last one's time is that of all, the others take none. */
+static syl_status launch_together(syl_cuda_runner *r, const syl_cuda_schedule *schedule,
+                                  const syl_cuda_shape *shape, syl_diag *diag) {
     const syl_plan *plan = r->base.engine->plan;
-    bool observed = r->base.observer.step && !r->marks; /* what is captured has not run */
-    SYL_TRY(mark(r, 0, diag));
+    for (size_t l = 0; l < schedule->steps.n; l++) {
+        const syl_cuda_step *step = &schedule->steps.p[l];
+        const syl_plan_step *last = &plan->steps.p[step->first + step->n - 1];
+        int64_t rows = shape->rows[step->rows];
+        call c = {.args = step->args, .n_args = step->n_args, .schedule = schedule, .label = last->label};
+        c.loaded = step->fused < 0 ? syl_cuda_loaded_for(r->cuda, last->kernel, rows)
+                                   : syl_cuda_loaded_together(r->cuda, schedule, step->fused);
+        for (int i = 1; i < step->n; i++) SYL_TRY(mark(r, (size_t)(step->first + i), diag));
+        if (rows > 0) SYL_TRY(launch(r, &c, rows, shape->positions, diag));
+        SYL_TRY(mark(r, (size_t)(step->first + step->n), diag));
+    }
+    return SYL_OK;
+}
+
+/* What is captured has not run. */
+static bool is_observed(const syl_cuda_runner *r) {
+    return r->base.observer.step && !r->marks;
+}
+
+static syl_status launch_each(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag) {
+    const syl_plan *plan = r->base.engine->plan;
+    bool observed = is_observed(r);
     for (size_t i = 0; i < plan->steps.n; i++) {
         const syl_plan_step *step = &plan->steps.p[i];
         int64_t rows = shape->rows[step->rows];
-        if (rows > 0) SYL_TRY(launch(r, step, rows, shape->positions, diag));
+        call c = {.args = step->args, .n_args = step->n_args, .label = step->label};
+        c.loaded = syl_cuda_loaded_for(r->cuda, step->kernel, rows);
+        if (rows > 0) SYL_TRY(launch(r, &c, rows, shape->positions, diag));
         SYL_TRY(mark(r, i + 1, diag));
         if (observed && rows > 0) SYL_TRY(syl_observe_step(&r->base, i, rows, diag));
     }
+    return SYL_OK;
+}
+
+syl_status syl_cuda_launch_steps(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag) {
+    const syl_cuda_schedule *schedule = is_observed(r) ? NULL : syl_cuda_schedule_for(r->cuda, shape->rows);
+    SYL_TRY(mark(r, 0, diag));
+    SYL_TRY(schedule ? launch_together(r, schedule, shape, diag) : launch_each(r, shape, diag));
     return shape->choose >= 0 ? syl_cuda_choose_launch(r, shape->choose, diag) : SYL_OK;
 }

@@ -18,6 +18,13 @@ bool syl_cuda_slots(const syl_plan *plan, const int64_t rows[2], size_t *offsets
     return true;
 }
 
+size_t syl_cuda_cells(const syl_cuda_engine *cuda) {
+    size_t most = 0;
+    for (int b = 0; b < SYL_CUDA_FEW_BUCKETS; b++)
+        if (cuda->code.few[b] && cuda->code.few[b]->bytes > most) most = cuda->code.few[b]->bytes;
+    return most;
+}
+
 bool syl_cuda_workspace(const syl_engine *engine, const int64_t rows[2], int64_t positions, size_t *total) {
     const syl_cuda_engine *cuda = syl_cuda_engine_of(engine);
     const syl_plan *plan = engine->plan;
@@ -35,6 +42,13 @@ bool syl_cuda_workspace(const syl_engine *engine, const int64_t rows[2], int64_t
             if ((size_t)size > *total) *total = (size_t)size;
             if (last) break;
         }
+    }
+    for (size_t i = 0; i < cuda->code.n; i++) {
+        const syl_cuda_launch *launch = &cuda->code.loaded[i].launch;
+        if (!cuda->code.loaded[i].fused) continue;
+        int64_t size = syl_cuda_workspace_of(launch, launch->max_rows, positions);
+        if (size < 0) return false;
+        if ((size_t)size > *total) *total = (size_t)size;
     }
     return true;
 }

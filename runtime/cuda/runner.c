@@ -65,15 +65,17 @@ static syl_status too_large(syl_diag *diag, int64_t rows) {
 /* Slots and workspace; both keep what they have room for already. */
 static syl_status reserve_rows(syl_cuda_runner *r, const int64_t wanted[2], syl_diag *diag) {
     int64_t rows[2], positions = syl_cuda_round_positions(r, r->base.kv ? r->shape.context : 1);
-    size_t slots, workspace;
+    size_t slots, arena, workspace;
     if (r->arena.at && wanted[0] <= r->cap[0] && wanted[1] <= r->cap[1]) return SYL_OK;
     for (int s = 0; s < 2; s++) rows[s] = wanted[s] > r->cap[s] ? wanted[s] : r->cap[s];
     r->cap[0] = r->cap[1] = 0;
     if (!syl_cuda_slots(r->base.engine->plan, rows, r->slot_offset, &slots) ||
-        !syl_cuda_workspace(r->base.engine, rows, positions, &workspace))
+        !syl_cuda_workspace(r->base.engine, rows, positions, &workspace) ||
+        !syl_size_add(slots, syl_cuda_cells(r->cuda), &arena))
         return too_large(diag, rows[0]);
+    r->cells = slots;
     SYL_TRY(check(r, r->cuda->device->driver.stream_wait(r->stream), "waiting for runs", diag));
-    SYL_TRY(grow(r, &r->arena, SYL_CUDA_ACTIVATIONS, slots + ALIGN, diag));
+    SYL_TRY(grow(r, &r->arena, SYL_CUDA_ACTIVATIONS, arena + ALIGN, diag));
     if (workspace > r->workspace.size || !r->workspace.at) {
         SYL_TRY(grow(r, &r->workspace, SYL_CUDA_WORKSPACE, workspace + ALIGN, diag));
         r->after_kernel = false;
@@ -100,6 +102,7 @@ static syl_status plan_memory(syl_cuda_runner *r, syl_diag *diag) {
     if (!syl_cuda_slots(engine->plan, r->cap, NULL, &want[SYL_CUDA_ACTIVATIONS]) ||
         !syl_cuda_workspace(engine, r->cap, positions, &want[SYL_CUDA_WORKSPACE]))
         return too_large(diag, chunk);
+    want[SYL_CUDA_ACTIVATIONS] += syl_cuda_cells(r->cuda);
     return syl_cuda_room(r->cuda->device, want, diag);
 }
 

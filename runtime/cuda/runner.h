@@ -5,8 +5,6 @@
 #include "codegen/cuda/choose.h"
 #include "runtime/cuda/engine.h"
 
-enum { SYL_CUDA_MAX_BUFFERS = 64 };
-
 /* Pages of the KV cache: one block for all that sequences may reach, a table of which the device has a copy, and the layers' views. */
 typedef struct syl_cuda_pages {
     syl_cuda_memory pages, table, views;
@@ -58,6 +56,7 @@ typedef struct syl_cuda_runner {
     syl_cuda_pages pages;
     int64_t cap[2]; /* rows of each symbol that slots and workspace are made for */
     size_t *slot_offset;
+    size_t cells; /* where the cells of schedules begin in the arena, behind the slots */
     syl_cuda_memory arena, workspace;
     syl_cuda_tensors in, out;
     syl_cuda_choices choices;

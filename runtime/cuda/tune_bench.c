@@ -286,7 +286,7 @@ static bool same(const syl_cuda_variant *a, const syl_cuda_variant *b) {
 
 static syl_status load_code(tune_bench *b, racer *r, syl_diag *diag) {
     const syl_cuda_driver *driver = &b->device->driver;
-    const syl_cuda_job job = {b->in.kernel, r->variant};
+    const syl_cuda_job job = {.kernel = b->in.kernel, .variant = r->variant};
     const syl_cuda_compile_options options = {.cache_dir = b->cache_dir, .threads = 1};
     syl_cuda_binaries *binaries = NULL;
     SYL_TRY(syl_cuda_compile(&job, 1, &b->target, &options, diag, &binaries));

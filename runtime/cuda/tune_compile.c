@@ -43,7 +43,7 @@ static void compile_one(tune_compiler *c, tune_code *code) {
     first_error error = {0};
     syl_arena_init(&error.arena);
     syl_diag *diag = syl_diag_create(keep_first, &error);
-    syl_cuda_job job = {code->kernel, code->variant};
+    syl_cuda_job job = {.kernel = code->kernel, .variant = code->variant};
     syl_cuda_compile_options options = {.cache_dir = c->cache_dir, .threads = 1};
     syl_cuda_binaries *binaries = NULL;
     syl_status status = diag ? syl_cuda_compile(&job, 1, c->target, &options, diag, &binaries) : SYL_MEMORY;

@@ -194,7 +194,7 @@ static void add_instance(instances *in, const candidate *c, const syl_cuda_varia
         const syl_cuda_job *job = &in->jobs.p[i];
         if (job->kernel == c->kernel && memcmp(&job->variant, variant, sizeof *variant) == 0) return;
     }
-    SYL_PUSH(&suite.f.arena, &in->jobs, (syl_cuda_job){c->kernel, *variant});
+    SYL_PUSH(&suite.f.arena, &in->jobs, (syl_cuda_job){.kernel = c->kernel, .variant = *variant});
     SYL_PUSH(&suite.f.arena, &in->from, c->from);
 }
 

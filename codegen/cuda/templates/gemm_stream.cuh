@@ -2,9 +2,18 @@
 // and begins before the kernel in front has ended; the tokens of the block's share of k lie in shared memory as a whole, so the loop has no barrier.
 // Integer sums: PHASES warps share a block of rows, each with every PHASES-th chunk, and SPLIT blocks of the grid share k; the last one to arrive
 // adds up. Sums are exact, so their order is free. Float sums have one warp and one block.
+//
+// P says where the tokens come from: memory; or a prologue, which every block runs by itself, with all its threads, while its first weights are on the
+// way. It writes the codes of all of k to where tokens lie; what else it makes lies in shared memory, behind what is used here, and args point there.
 #include "gemm.cuh"
 
-template <class S, class W> __device__ void gemm_stream(const typename S::Args &args) {
+struct TokensOfMemory {
+    static constexpr bool HERE = false;
+    __device__ void operator()() const {}
+};
+
+template <class S, class W, class P = TokensOfMemory>
+__device__ __forceinline__ void gemm_stream(const typename S::Args &args, const P &prologue = P()) {
     typedef typename S::Acc Acc;
     uint8_t *t = shared_memory, *tokens = shared_memory + S::T_BYTES;
     int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, block = warp % 4, phase = warp / 4;
@@ -16,21 +25,33 @@ template <class S, class W> __device__ void gemm_stream(const typename S::Args &
 #pragma unroll
     for (int d = 0; d < S::DEPTH; d++) {
         int c = begin + phase + d * S::PHASES;
-        if (c < end) W::template load<false>(raw[d][0], weights + (int64_t)c * W::CHUNK, block, lane);
+        if (c < end && (!P::HERE || thread < S::ALL_THREADS)) W::template load<false>(raw[d][0], weights + (int64_t)c * W::CHUNK, block, lane);
     }
     let_next_begin();
     wait_for_previous();
 
-    int atoms = (args.rows + 7) / 8, have = atoms - i0 / 8;
-    if (have > S::TOKENS / 8) have = S::TOKENS / 8;
-    const uint8_t *x = (const uint8_t *)args.buffers[S::A] + (int64_t)(i0 / 8) * 1024;
-    for (int c = begin; c < end; c++)
-        for (int at = thread * 16; at < have * 1024; at += S::ALL_THREADS * 16)
-            copy_async(shared_address(tokens + (c - begin) * (S::TOKENS * 128) + at), x + (int64_t)c * atoms * 1024 + at);
-    copy_commit();
-    if constexpr (S::RANK > 0) Branch<S>::stage(args, i0, t, thread, S::ALL_THREADS);
-    copy_wait<0>();
-    __syncthreads();
+    const uint8_t *mine = tokens; // of this block's chunks
+    if constexpr (P::HERE) {
+        prologue();
+        __syncthreads();
+        if (thread >= S::ALL_THREADS) return; // only the prologue has use for so many
+        mine += begin * (S::TOKENS * 128);
+        if constexpr (S::RANK > 0) {
+            Branch<S>::stage(args, i0, t, thread, S::ALL_THREADS);
+            __syncthreads();
+        }
+    } else {
+        int atoms = (args.rows + 7) / 8, have = atoms - i0 / 8;
+        if (have > S::TOKENS / 8) have = S::TOKENS / 8;
+        const uint8_t *x = (const uint8_t *)args.buffers[S::A] + (int64_t)(i0 / 8) * 1024;
+        for (int c = begin; c < end; c++)
+            for (int at = thread * 16; at < have * 1024; at += S::ALL_THREADS * 16)
+                copy_async(shared_address(tokens + (c - begin) * (S::TOKENS * 128) + at), x + (int64_t)c * atoms * 1024 + at);
+        copy_commit();
+        if constexpr (S::RANK > 0) Branch<S>::stage(args, i0, t, thread, S::ALL_THREADS);
+        copy_wait<0>();
+        __syncthreads();
+    }
 
     Acc acc[1][S::TOKENS / 2];
     typename S::Sum sums[1][S::TOKENS / 2];
@@ -41,7 +62,7 @@ template <class S, class W> __device__ void gemm_stream(const typename S::Args &
         for (int d = 0; d < S::DEPTH; d++) {
             int c = first + d * S::PHASES, next = c + S::DEPTH * S::PHASES;
             if (c < end) {
-                multiply_chunk<S, W>(acc, sums, raw[d], shared_address(tokens + (c - begin) * (S::TOKENS * 128)), lane);
+                multiply_chunk<S, W>(acc, sums, raw[d], shared_address(mine + (c - begin) * (S::TOKENS * 128)), lane);
                 if (next < end) W::template load<false>(raw[d][0], weights + (int64_t)next * W::CHUNK, block, lane);
             }
         }
@@ -62,7 +83,7 @@ template <class S, class W> __device__ void gemm_stream(const typename S::Args &
     }
 
     if constexpr (S::SPLIT > 1) {
-        __shared__ int last;
+        static __shared__ int last;
         int tile = blockIdx.y * gridDim.x + blockIdx.x;
         int *counter = (int *)args.workspace + tile;
         Acc *parts = (Acc *)((uint8_t *)args.workspace + S::COUNTERS) + (int64_t)tile * S::SPLIT * (64 * S::TOKENS);
