@@ -80,7 +80,6 @@ static double cost_of(const kir_kernel *kernel, const syl_cuda_target *target, c
     int64_t resident = target->shared / (p->shared + 1024), by_registers = p->warps == 4 ? 4 : 2;
     if (resident > by_registers) resident = by_registers;
     if (resident < 1) resident = 1;
-    if (resident < 1) resident = 1;
     int64_t together = syl_ceil_div(blocks, target->sms);
     if (together > resident) together = resident;
     double share = rates.bytes / target->sms * 0.95, rate = rate_of_block(kernel, p) * (double)together;
