@@ -94,6 +94,7 @@ template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &a
             for (int m = 0; m < W::MMAS; m++) wgmma(acc[0], a[m], b + 2 * m);
             wgmma_commit();
             wgmma_wait<1>();
+            __syncwarp(); // one lane gives the stage back for all that have read of it
             if (c > 0 && lane < S::CLUSTER) {
                 if (S::CLUSTER > 1)
                     mbarrier_arrive_at(empty + 8 * ((c - 1) % S::STAGES), lane);
