@@ -36,6 +36,7 @@ struct syl_instance {
 struct syl_program {
     syl_engine *engine;
     char *path;
+    char *folds; /* NULL: not known */
 };
 
 struct syl_session {
@@ -45,7 +46,8 @@ struct syl_session {
     syl_function *function; /* of another model; else NULL */
     bool called;            /* the function has results */
     int sequences;
-    size_t n_rows; /* of the last run */
+    size_t n_rows;                     /* of the last run */
+    struct session_observer *observer; /* NULL until syl_session_observe */
     syl_profile profile;
     syl_step_time *times; /* of the run that is measured; NULL until the first */
     void (*step)(void *user, const syl_step_report *report);
@@ -64,6 +66,8 @@ SYL_NODISCARD syl_status api_end(api_call *call, syl_status status); /* returns 
 
 /* The same for a call that needs a language model's session (exec-signature where it is none). */
 SYL_NODISCARD syl_status api_begin_lm(api_call *call, syl_session *session);
+
+void api_observer_destroy(struct session_observer *observer); /* NULL is fine */
 
 /* Reports api-argument: "FUNCTION: what". */
 SYL_NODISCARD syl_status api_bad(const api_call *call, const char *function, const char *what);

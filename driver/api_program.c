@@ -1,8 +1,34 @@
 /* The public API: loading artifacts, and what they take and give. */
+#include <cjson/cJSON.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "driver/api.h"
+#include "passes/pass.h"
+
+/* The folding passes of the pipeline in the provenance; NULL where it names none. */
+static syl_status find_folds(const api_call *call, syl_program *program) {
+    const char *provenance = program->engine->artifact.provenance;
+    syl_source source = {"provenance", provenance, strlen(provenance)};
+    syl_json json = {0};
+    syl_arena arena;
+    SYL_TRY(syl_json_parse(&source, call->diag, &json)); /* was checked when the artifact was opened */
+    const cJSON *pipeline = cJSON_GetObjectItemCaseSensitive(json.root, "pipeline");
+    syl_arena_init(&arena);
+    syl_text text = {.arena = &arena};
+    syl_text_append(&text, "", 0);
+    if (cJSON_IsString(pipeline)) {
+        syl_pipeline_folds(pipeline->valuestring, &text);
+        program->folds = strdup(text.p);
+    }
+    bool lost = cJSON_IsString(pipeline) && !program->folds;
+    syl_arena_free(&arena);
+    syl_json_free(&json);
+    return lost ? syl_error(call->diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory to load \"%s\"",
+                            program->path)
+                : SYL_OK;
+}
 
 static void report_progress(void *user, int done, int total) {
     const syl_instance *instance = user;
@@ -30,6 +56,7 @@ static syl_status load(api_call *call, const char *path, syl_program **out) {
         return syl_error(call->diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory to load \"%s\"", path);
     }
     syl_status status = syl_engine_load(path, &options, pool, call->diag, &program->engine);
+    if (status == SYL_OK) status = find_folds(call, program);
     if (status != SYL_OK) {
         syl_program_destroy(program);
         return status;
@@ -49,6 +76,7 @@ void syl_program_destroy(syl_program *program) {
     if (!program) return;
     syl_engine_destroy(program->engine);
     free(program->path);
+    free(program->folds);
     free(program);
 }
 
@@ -79,7 +107,8 @@ syl_status syl_program_describe(const syl_program *program, syl_program_info *ou
                              .device_bytes = engine->device_bytes,
                              .weight_bytes = (int64_t)syl_plan_weight_bytes(engine->plan),
                              .position_bytes = (int64_t)syl_plan_position_bytes(engine->plan),
-                             .kernels_tuned = stats->tuned};
+                             .kernels_tuned = stats->tuned,
+                             .folds = program->folds};
     api_give(out, &info, sizeof info);
     return SYL_OK;
 }

@@ -48,6 +48,7 @@ void syl_session_destroy(syl_session *session) {
     syl_lm_destroy(&session->lm);
     syl_function_destroy(session->function);
     free(session->times);
+    api_observer_destroy(session->observer);
     free(session);
 }
 

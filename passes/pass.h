@@ -34,6 +34,8 @@ typedef struct syl_pipeline syl_pipeline; /* parsed; lives in the arena it was p
 SYL_NODISCARD syl_status syl_pipeline_parse(syl_arena *arena, const syl_source *text, syl_diag *diag,
                                             syl_pipeline **out);
 void syl_pipeline_print(const syl_pipeline *pipeline, syl_text *out); /* canonical text, defaults left out */
+/* Of the text of a pipeline, which may be of another version: the passes that fold (passes.def), with their options. */
+void syl_pipeline_folds(const char *pipeline, syl_text *out);
 
 typedef struct syl_pass_options {
     /* After each pass (index from 1): its name, the module, the statistics and seconds; NULL: none. */

@@ -235,3 +235,27 @@ void syl_pipeline_print_from(const syl_pipeline *pipeline, int first, syl_text *
 void syl_pipeline_print(const syl_pipeline *pipeline, syl_text *out) {
     syl_pipeline_print_from(pipeline, 0, out);
 }
+
+/* ---- what a pipeline leaves in the weights ---- */
+
+void syl_pipeline_folds(const char *pipeline, syl_text *out) {
+    static const char *const folding[] = {
+#define PASS(ident, name, options, doc)
+#define FOLDS(name) name,
+#include "passes/passes.def"
+    };
+    for (const char *p = pipeline; *p;) {
+        size_t size = 0, name;
+        bool inside = false;
+        p += strspn(p, ", \t\r\n");
+        for (; p[size] && (inside || p[size] != ','); size++)
+            inside = p[size] == '{' || (inside && p[size] != '}');
+        name = strcspn(p, "{, \t\r\n");
+        size_t end = size;
+        while (end > 0 && isspace((unsigned char)p[end - 1])) end--;
+        for (size_t i = 0; i < sizeof folding / sizeof *folding; i++)
+            if (strlen(folding[i]) == name && strncmp(folding[i], p, name) == 0)
+                syl_text_printf(out, "%s%.*s", out->n ? "," : "", (int)end, p);
+        p += size;
+    }
+}

@@ -25,7 +25,9 @@ static void round_value(syl_pass_ctx *ctx, syl_value *value, syl_dtype type) {
     syl_value *cast = syl_build(&b, SYL_OP_cast, rounded, 1, value);
     for (syl_use *use = value->uses, *next; use; use = next) {
         next = use->next;
-        if (!takes_real(use->user)) syl_op_set_operand(use->user, use->index, cast);
+        if (takes_real(use->user)) continue;
+        if (use->user->code == SYL_OP_return) use->user->parent->func->result_types[use->index] = rounded;
+        syl_op_set_operand(use->user, use->index, cast);
     }
     syl_pass_count(ctx, rounded.rank >= 2 ? "matrices" : "vectors", 1);
 }

@@ -17,12 +17,20 @@ typedef struct syl_step_time {
     double start_s, seconds;
 } syl_step_time;
 
+struct syl_step_view;
+/* Who is told behind each step that has rows, by the thread that runs them (observe.h). */
+typedef struct syl_observer {
+    void (*step)(void *user, const struct syl_step_view *view);
+    void *user;
+} syl_observer;
+
 /* A plan in use: its buffers and, where the model has one, its KV cache. Each backend puts its own behind this. */
 typedef struct syl_runner {
     const syl_engine *engine; /* borrowed */
     syl_kv *kv;               /* NULL: none */
     syl_step_time *
         times; /* [steps of the plan], where the next runs write how long each step took; NULL: not measured */
+    syl_observer observer; /* of the next runs; step NULL: none */
 } syl_runner;
 
 /* One call of @forward. */
@@ -72,6 +80,11 @@ struct syl_backend {
     syl_status (*device_input)(syl_runner *runner, int i, uint64_t address, size_t size, syl_diag *diag);
     uint64_t (*device_output)(syl_runner *runner, int i);
     syl_status (*device_read)(syl_runner *runner, uint64_t address, size_t size, void *to, syl_diag *diag);
+
+    /* In the observer's call behind a step: bytes [offset, offset + size) of the buffer of one of its arguments (no cache) as the step left
+     * them. */
+    syl_status (*peek)(syl_runner *runner, const syl_plan_arg *arg, size_t offset, size_t size,
+                       syl_diag *diag, void *out);
 
     /* Bytes a second, read and written together, that a copy in the device's memory reaches. */
     syl_status (*copy_rate)(syl_runner *runner, syl_diag *diag, double *out);

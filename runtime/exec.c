@@ -295,6 +295,10 @@ syl_status syl_context_chosen(syl_context *context, syl_diag *diag, int32_t *id)
     return context->backend->chosen(context->runner, diag, id);
 }
 
+void syl_context_observe(syl_context *context, const syl_observer *observer) {
+    context->runner->observer = observer ? *observer : (syl_observer){0};
+}
+
 int64_t syl_context_vocab(const syl_context *context) {
     return context->engine->signature.vocab;
 }

@@ -56,6 +56,9 @@ SYL_NODISCARD syl_status syl_context_choose_begin(syl_context *context, const sy
                                                   syl_diag *diag);
 SYL_NODISCARD syl_status syl_context_chosen(syl_context *context, syl_diag *diag, int32_t *id);
 
+/* From the next run on, behind each step; NULL: no longer. */
+void syl_context_observe(syl_context *context, const syl_observer *observer);
+
 int64_t syl_context_vocab(const syl_context *context);
 int64_t syl_context_limit(const syl_context *context);                /* positions a sequence may have */
 int64_t syl_context_length(const syl_context *context, int sequence); /* 0 <= sequence < sequences */

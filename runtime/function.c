@@ -304,6 +304,10 @@ syl_status syl_function_copy_rate(syl_function *f, syl_diag *diag, double *out) 
     return f->backend->copy_rate(f->runner, diag, out);
 }
 
+void syl_function_observe(syl_function *f, const syl_observer *observer) {
+    f->runner->observer = observer ? *observer : (syl_observer){0};
+}
+
 syl_array syl_function_output(const syl_function *f, int i) {
     const syl_type *type = &f->func->result_types[i];
     const syl_plan *plan = f->engine->plan;

@@ -43,6 +43,8 @@ SYL_NODISCARD syl_status syl_function_wait(syl_function *function, syl_diag *dia
 /* As of contexts (exec.h). */
 void syl_function_profile(syl_function *function, const syl_profile *profile, syl_step_time *times);
 SYL_NODISCARD syl_status syl_function_copy_rate(syl_function *function, syl_diag *diag, double *out);
+/* From the next run on, behind each step; NULL: no longer. */
+void syl_function_observe(syl_function *function, const syl_observer *observer);
 /* Result i of the last run; its data is valid until the next, and NULL before the first. */
 syl_array syl_function_output(const syl_function *function, int i);
 

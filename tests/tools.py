@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""tools.py SYL FOLDER: the verbs that look at things (inspect, diff, cache, doctor) and the stages of a compile (--dump-dir, --estimate,
+"""tools.py SYL FOLDER: the verbs that look at things (inspect, diff, cache, tune, doctor) and the stages of a compile (--dump-dir, --estimate,
 --memory), on a small random checkpoint."""
 import json
 import os
@@ -89,6 +89,37 @@ error = next(t["error"] for t in different["tensors"] if t["name"] == name)
 expect(1e-4 < error < 0.02, f"w8a8-plain: {name} differs by {error:.4f}")
 expect(different["b_bytes"] < different["a_bytes"] / 2 and name in syl("diff", FOLDER / "plain.syl", B), "and is smaller")
 
+# diff on an input: rotations that are undone leave float noise; where they cannot be, norms are compared
+syl("compile", MODEL, "-o", FOLDER / "rotated.syl", "--recipe", "f32-rotated", "-q")
+ids = ["--ids", ",".join(str(7 * i % 90) for i in range(100))]
+undone = data("diff", FOLDER / "plain.syl", FOLDER / "rotated.syl", *ids)
+values = {v["name"]: v for layer in undone["layers"] for v in layer["values"]}
+expect(undone["tokens"] == 100 and abs(undone["kl"]) < 1e-8 and undone["same_top"] == 1, "rotations change no logits")
+expect({"blk.0.q", "blk.1.m", "logits"} <= {n for n, v in values.items() if v["compared"] == "values"}, "values whose basis is known")
+for name in ("blk.0.a", "blk.1.x2"): # an untied model: every edge of the residual stream is folded
+    expect(values[name]["compared"] == "norms" and values[name]["max_abs"] is None, f"{name} by the norms of its rows")
+expect("blk.0.n" not in values and undone["left_out"] > 0, "what a gain was folded out of is left out")
+expect(all(v["error"] < 1e-5 and v["rows"] == 100 for v in values.values()), f"all within {max(v['error'] for v in values.values()):.1e}")
+quantized = data("diff", FOLDER / "plain.syl", A, *ids)
+values = {v["name"]: v for layer in quantized["layers"] for v in layer["values"]}
+expect(1e-4 < values["blk.1.x2"]["error"] < 0.1 and values["blk.1.m"]["b_element"] == "int8_token", f"w8a8: SQNR {values['blk.1.x2']['sqnr_db']:.1f} dB behind the last layer")
+expect([layer["layer"] for layer in quantized["layers"]] == [0, 1, None] and quantized["a_bytes"] == sum(layer["a_bytes"] for layer in quantized["layers"]), "layers and their sizes")
+kl = data("perplexity", FOLDER / "plain.syl", "-f", __file__, "--against", A, "--context", "64", "--windows", "1")
+text = data("diff", A, FOLDER / "plain.syl", "-f", __file__, "--tokens", "64")
+expect(text["tokens"] == 64 and abs(text["kl"] / kl["kl"] - 1) < 0.5, f"KL {text['kl']:.2e}, {kl['kl']:.2e} by syl perplexity without the first tokens")
+same = data("diff", A, A, *ids)
+expect(same["norms"] == same["left_out"] == 0 and all(v["error"] == 0 for layer in same["layers"] for v in layer["values"]), "a model equals itself")
+expect("layer 1" in syl("diff", FOLDER / "plain.syl", A, *ids, "-q"), "diff for people")
+DIT = pathlib.Path(__file__).resolve().parent.parent / "examples" / "emoji-dit" / "graph.json"
+for recipe in ("f32", "f32-rotated"):
+    syl("compile", DIT, "-o", FOLDER / f"dit-{recipe}.syl", "--recipe", recipe, "-q")
+functions = data("diff", FOLDER / "dit-f32.syl", FOLDER / "dit-f32-rotated.syl", "--random", "B=1,T=256")
+values = [v for layer in functions["layers"] for v in layer["values"]]
+expect("kl" not in functions and functions["compared"] > 30 and "blocks.3.x1" in {v["name"] for v in values if v["compared"] == "values"} and all(v["error"] < 1e-5 for v in values), "a function on random tensors")
+
+lost = subprocess.run([SYL, "diff", FOLDER / "dit-f32.syl", FOLDER / "dit-f32-rotated.syl", "--random", "B=1"], capture_output=True, text=True)
+expect(lost.returncode == 2 and "error[cli-value]" in lost.stderr and "the rows T" in lost.stderr, "--random names the rows that it lacks")
+
 # cache
 stats = data("cache", "stats")
 listed = data("cache", "ls")["entries"]
@@ -121,6 +152,24 @@ if "compiled in" in next(c["found"] for c in data("doctor")["checks"] if c["chec
     cubins[0].write_bytes(cubins[0].read_bytes()[:-1])
     expect(data("cache", "verify")["damaged"] == 1 and not cubins[0].exists(), "a damaged one is found and removed")
     expect(syl("dump", A, "--resources", "k0", "--rows", "1") == table, "and made again")
+
+# tune: records from file to file; a damaged database is named, and so is the way out
+record = {"record": "choice", "gpu": "NVIDIA H200", "capability": 90, "sms": 132, "memory_mhz": 3201, "driver": "13000", "nvrtc": "13.0", "library": "0.1.0",
+          "kernel": "00112233445566778899aabbccddeeff", "rows": 16, "variant": "rows threads=64", "source": "ffeeddccbbaa99887766554433221100", "name": "quantize",
+          "seconds": 1.25e-06, "tried": 4, "candidates": 6, "budget": 60, "date": 1700000000}
+lines, copied, database = FOLDER / "lines.jsonl", FOLDER / "copied.jsonl", FOLDER / "cache" / "tuning.db"
+expect(data("tune", "--export", copied)["exported"] == 0 and copied.read_text() == "" and not database.exists(), "nothing is exported where nothing was tuned")
+lines.write_text("".join(json.dumps({**record, "rows": rows}) + "\n" for rows in (1, 16, 512)))
+expect(data("tune", "--import", lines)["imported"] == 3, "tune --import")
+expect(data("tune", "--export", copied)["exported"] == 3 and sorted(copied.read_text().splitlines()) == sorted(lines.read_text().splitlines()), "tune --export")
+expect(data("cache", "clear")["kernels"] == 0 and database.exists(), "cache clear leaves what was tuned")
+for name in ("tuning.db", "tuning.db-wal", "tuning.db-shm"):
+    (FOLDER / "cache" / name).unlink(missing_ok=True)
+database.write_bytes(b"damaged" * 1000)
+sick = subprocess.run([SYL, "tune", "--import", str(lines)], capture_output=True, text=True)
+expect(sick.returncode == 3 and "error[tuning-damaged]" in sick.stderr and "delete the file" in sick.stderr, "a damaged database is named")
+database.unlink()
+expect(data("tune", "--import", lines)["imported"] == 3, "and made anew when it is deleted")
 
 # doctor
 health = data("doctor")

@@ -3,8 +3,6 @@
 #include <time.h>
 
 #include "base/json.h"
-#include "driver/cache.h"
-#include "runtime/engine.h"
 #include "tools/sizes.h"
 #include "tools/tool.h"
 
@@ -20,11 +18,6 @@ static const opt_spec options[] = {
 
 static const char *const kind_names[] = {"kernel", "tensor"};
 
-static const char *file_name(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
 static const char *time_text(syl_arena *arena, int64_t nanoseconds) {
     time_t seconds = (time_t)(nanoseconds / 1000000000);
     struct tm parts;
@@ -35,113 +28,100 @@ static const char *time_text(syl_arena *arena, int64_t nanoseconds) {
 
 /* ---- ls ---- */
 
-static syl_status list(tool *t, const char *folder, const syl_cache_list *cache) {
-    syl_text text = {.arena = &t->arena};
+typedef struct listing {
+    tool *t;
+    syl_text text;
+    bool any;
+} listing;
+
+static void list_file(void *user, const syl_cached_file *file) {
+    listing *l = user;
+    const char *used = time_text(&l->t->arena, file->used);
+    if (l->t->json) {
+        syl_text_printf(&l->text, "%s{\"file\": ", l->any ? ", " : "");
+        syl_json_quote(&l->text, file->name);
+        syl_text_printf(&l->text, ", \"kind\": \"%s\", \"bytes\": %lld, \"used\": \"%s\"}",
+                        kind_names[file->kind], (long long)file->bytes, used);
+    } else {
+        syl_text_printf(&l->text, "%s  %s  %10s  %s\n", used, kind_names[file->kind],
+                        size_text(&l->t->arena, file->bytes), file->name);
+    }
+    l->any = true;
+}
+
+static syl_status list(tool *t, syl_instance *instance, const char *folder) {
+    listing l = {.t = t, .text = {.arena = &t->arena}};
+    syl_cache_settings look = {.size = sizeof look, .folder = folder, .file = list_file, .user = &l};
     if (t->json) {
-        syl_text_printf(&text, "{\"folder\": ");
-        syl_json_quote(&text, folder);
-        syl_text_printf(&text, ", \"entries\": [");
+        syl_text_printf(&l.text, "{\"folder\": ");
+        syl_json_quote(&l.text, folder);
+        syl_text_printf(&l.text, ", \"entries\": [");
     }
-    for (size_t i = 0; i < cache->entries.n; i++) {
-        const syl_cache_entry *entry = &cache->entries.p[i];
-        const char *used = time_text(&t->arena, entry->used);
-        if (t->json) {
-            syl_text_printf(&text, "%s{\"file\": ", i ? ", " : "");
-            syl_json_quote(&text, file_name(entry->path));
-            syl_text_printf(&text, ", \"kind\": \"%s\", \"bytes\": %lld, \"used\": \"%s\"}",
-                            kind_names[entry->kind], (long long)entry->bytes, used);
-        } else {
-            syl_text_printf(&text, "%s  %s  %10s  %s\n", used, kind_names[entry->kind],
-                            size_text(&t->arena, entry->bytes), file_name(entry->path));
-        }
-    }
-    if (t->json) syl_text_printf(&text, "]}\n");
-    return tool_print(t, text.p ? text.p : "", text.n);
+    SYL_TRY(syl_cache_sweep(instance, &look, NULL));
+    if (t->json) syl_text_printf(&l.text, "]}\n");
+    return tool_print(t, l.text.p ? l.text.p : "", l.text.n);
 }
 
 /* ---- the others: a summary ---- */
 
-typedef struct summary {
-    int64_t count[2], bytes[2]; /* by kind */
-    int64_t damaged, freed;
-} summary;
-
-static summary summarize(const syl_cache_list *cache) {
-    summary s = {0};
-    for (size_t i = 0; i < cache->entries.n; i++) {
-        s.count[cache->entries.p[i].kind]++;
-        s.bytes[cache->entries.p[i].kind] += cache->entries.p[i].bytes;
-    }
-    return s;
-}
-
-static syl_status print_summary(tool *t, const char *folder, const char *action, const summary *s) {
+static syl_status print_summary(tool *t, const char *folder, int sweep, const syl_cache_report *r) {
     if (t->json) {
         tool_json json = tool_json_begin(t);
         tool_json_text(&json, "folder", folder);
-        tool_json_int(&json, "kernels", s->count[SYL_CACHE_KERNEL]);
-        tool_json_int(&json, "kernel_bytes", s->bytes[SYL_CACHE_KERNEL]);
-        tool_json_int(&json, "tensors", s->count[SYL_CACHE_TENSOR]);
-        tool_json_int(&json, "tensor_bytes", s->bytes[SYL_CACHE_TENSOR]);
-        tool_json_int(&json, "damaged", s->damaged);
-        tool_json_int(&json, "freed_bytes", s->freed);
+        tool_json_int(&json, "kernels", r->kernels);
+        tool_json_int(&json, "kernel_bytes", r->kernel_bytes);
+        tool_json_int(&json, "tensors", r->tensors);
+        tool_json_int(&json, "tensor_bytes", r->tensor_bytes);
+        tool_json_int(&json, "damaged", r->damaged);
+        tool_json_int(&json, "freed_bytes", r->freed_bytes);
         return tool_json_end(t, &json);
     }
     syl_text text = {.arena = &t->arena};
     syl_text_printf(&text, "%s\n", folder);
-    for (int kind = 0; kind < 2; kind++) {
-        syl_text_printf(&text, "  %-8s %6lld  %10s\n", kind ? "tensors" : "kernels",
-                        (long long)s->count[kind], size_text(&t->arena, s->bytes[kind]));
-    }
-    if (strcmp(action, "verify") == 0)
-        syl_text_printf(&text, "  %lld damaged%s\n", (long long)s->damaged, s->damaged ? ", removed" : "");
-    if (strcmp(action, "stats") != 0) syl_text_printf(&text, "  %s freed\n", size_text(&t->arena, s->freed));
+    syl_text_printf(&text, "  %-8s %6lld  %10s\n", "kernels", (long long)r->kernels,
+                    size_text(&t->arena, r->kernel_bytes));
+    syl_text_printf(&text, "  %-8s %6lld  %10s\n", "tensors", (long long)r->tensors,
+                    size_text(&t->arena, r->tensor_bytes));
+    if (sweep == SYL_SWEEP_DAMAGED)
+        syl_text_printf(&text, "  %lld damaged%s\n", (long long)r->damaged, r->damaged ? ", removed" : "");
+    if (sweep != SYL_SWEEP_NOTHING)
+        syl_text_printf(&text, "  %s freed\n", size_text(&t->arena, r->freed_bytes));
     return tool_print(t, text.p, text.n);
 }
 
-static syl_status remove_entries(tool *t, const syl_cache_list *cache, bool all, summary *s) {
-    for (size_t i = 0; i < cache->entries.n; i++) {
-        const syl_cache_entry *entry = &cache->entries.p[i];
-        bool damaged = !all && !syl_cache_valid(entry);
-        if (!all && !damaged) continue;
-        SYL_TRY(syl_cache_remove(entry, t->diag));
-        s->damaged += damaged;
-        s->freed += entry->bytes;
-        s->count[entry->kind]--;
-        s->bytes[entry->kind] -= entry->bytes;
+static syl_status act(tool *t, const settings *o, syl_instance *instance, const char *folder, int sweep) {
+    syl_cache_settings work = {
+        .size = sizeof work, .folder = folder, .sweep = sweep, .max_bytes = (int64_t)10 << 30};
+    syl_cache_report report = {.size = sizeof report};
+    if (o->max_size) SYL_TRY(size_parse("max-size", o->max_size, t->diag, &work.max_bytes));
+    SYL_TRY(syl_cache_sweep(instance, &work, &report));
+    return print_summary(t, folder, sweep, &report);
+}
+
+/* The folder that is meant; the text is the arena's. */
+static syl_status find_folder(tool *t, syl_instance *instance, const char **folder) {
+    char *found;
+    if (*folder) return SYL_OK;
+    SYL_TRY(syl_instance_cache(instance, &found));
+    if (!found) {
+        return syl_error(t->diag, SYL_ERR_cache_folder, SYL_NOWHERE,
+                         "there is no cache folder: neither SYL_CACHE_DIR, XDG_CACHE_HOME nor HOME is set");
     }
+    *folder = syl_arena_strdup(&t->arena, found);
+    syl_free(found);
     return SYL_OK;
-}
-
-static syl_status collect(tool *t, const settings *o, const char *folder, summary *s) {
-    int64_t most = (int64_t)10 << 30, freed;
-    syl_cache_list left;
-    if (o->max_size) SYL_TRY(size_parse("max-size", o->max_size, t->diag, &most));
-    SYL_TRY(syl_cache_trim(folder, most, t->diag, &freed));
-    SYL_TRY(syl_cache_read(&t->arena, folder, t->diag, &left));
-    *s = summarize(&left);
-    s->freed = freed;
-    return SYL_OK;
-}
-
-static syl_status act(tool *t, const settings *o, const char *folder, const char *action) {
-    syl_cache_list cache;
-    SYL_TRY(syl_cache_read(&t->arena, folder, t->diag, &cache));
-    summary s = summarize(&cache);
-    if (strcmp(action, "ls") == 0) return list(t, folder, &cache);
-    if (strcmp(action, "verify") == 0) SYL_TRY(remove_entries(t, &cache, false, &s));
-    if (strcmp(action, "clear") == 0) SYL_TRY(remove_entries(t, &cache, true, &s));
-    if (strcmp(action, "gc") == 0) SYL_TRY(collect(t, o, folder, &s));
-    return print_summary(t, folder, action, &s);
 }
 
 static syl_status run(tool *t, void *user, const char **args, int n_args) {
     static const char *const actions[] = {"ls", "stats", "verify", "clear", "gc", NULL};
+    static const int sweeps[] = {SYL_SWEEP_NOTHING, SYL_SWEEP_NOTHING, SYL_SWEEP_DAMAGED, SYL_SWEEP_ALL,
+                                 SYL_SWEEP_UNUSED};
     const settings *o = user;
     const char *action = n_args ? args[0] : "stats", *folder = o->folder;
-    bool known = false;
-    for (int i = 0; actions[i]; i++) known = known || strcmp(action, actions[i]) == 0;
-    if (!known) {
+    syl_instance *instance;
+    int found = 0;
+    while (actions[found] && strcmp(action, actions[found]) != 0) found++;
+    if (!actions[found]) {
         const char *nearest = syl_nearest(action, actions);
         return syl_error(t->diag, SYL_ERR_cli_argument, SYL_NOWHERE,
                          "syl cache does ls, stats, verify, clear or gc, found \"%s\"%s%s%s", action,
@@ -149,12 +129,9 @@ static syl_status run(tool *t, void *user, const char **args, int n_args) {
     }
     if (o->max_size && strcmp(action, "gc") != 0)
         return syl_error(t->diag, SYL_ERR_cli_argument, SYL_NOWHERE, "--max-size goes with syl cache gc");
-    if (!folder) SYL_TRY(syl_cache_folder(&t->arena, t->diag, &folder));
-    if (!folder) {
-        return syl_error(t->diag, SYL_ERR_cache_folder, SYL_NOWHERE,
-                         "there is no cache folder: neither SYL_CACHE_DIR, XDG_CACHE_HOME nor HOME is set");
-    }
-    return act(t, o, folder, action);
+    SYL_TRY(tool_instance(t, &instance));
+    SYL_TRY(find_folder(t, instance, &folder));
+    return found == 0 ? list(t, instance, folder) : act(t, o, instance, folder, sweeps[found]);
 }
 
 const verb verb_cache = {

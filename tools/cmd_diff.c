@@ -1,109 +1,88 @@
-/* syl diff: two artifacts, tensor by tensor: how far apart the numbers are, and how large. */
+/* syl diff: two artifacts, tensor by tensor: how far apart the numbers are, and how large. With an input for the models, their values
+ * between kernels instead (diff_values.c). */
 #include <math.h>
-#include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/json.h"
-#include "base/map.h"
-#include "base/size.h"
-#include "driver/stored.h"
-#include "tools/pool.h"
+#include "tools/diff.h"
 #include "tools/sizes.h"
-#include "tools/tool.h"
 
-static const opt_spec options[] = {{0}};
+static const opt_spec options[] = {
+    OPT_ROW_TEXT(diff_settings, file, "file", 'f', "TEXT", "run both language models on a text"),
+    OPT_ROW_TEXT(diff_settings, ids, "ids", 0, "1,2,3", "or on tokens"),
+    OPT_ROW_INT(diff_settings, tokens, "tokens", 'n', "N", 1, 1 << 24, "the first N of them (default: 256)"),
+    OPT_ROW_LIST(diff_settings, inputs, "input", 'i', "NAME=@X.npy", "run both models on tensors"),
+    OPT_ROW_TEXT(diff_settings, random, "random", 0, "ROWS",
+                 "or on normal numbers (integers: 0) where none are given: 256 rows, or B=1,T=256"),
+    OPT_ROW_INT(diff_settings, seed, "seed", 0, "S", 0, 1 << 30, "of these (default: 0)"),
+    {0},
+};
 
-enum { BLOCK_ELEMENTS = 256 << 10 };
+static void defaults(void *user) {
+    ((diff_settings *)user)->tokens = 256;
+}
 
 typedef struct pair {
     const char *name;
-    syl_stored_tensor tensor[2];
+    syl_tensor_info tensor[2];
+    size_t index[2];
     bool has[2], same_shape;
     double error; /* ||b - a|| / ||a||, Frobenius; NaN where it cannot be told */
 } pair;
 
 typedef struct comparison {
     tool *t;
-    const syl_artifact *artifact; /* whose tensors are being collected */
-    int side;
-    syl_map by_name; /* -> 1 + index */
+    syl_instance *instance;
+    syl_container *containers[2];
     SYL_VEC(pair) pairs;
-    int64_t elements, done;
 } comparison;
 
-static syl_status collect(void *user, const syl_op *op) {
-    comparison *c = user;
-    syl_stored_tensor tensor;
-    syl_stored_find(c->artifact, op, &tensor);
-    void **slot = syl_map_slot(&c->by_name, tensor.name, strlen(tensor.name), NULL);
-    if (!*slot) {
-        SYL_PUSH(&c->t->arena, &c->pairs, (pair){.name = tensor.name});
-        *slot = (void *)(uintptr_t)c->pairs.n;
+/* The pair of that name; artifacts list their tensors in the order of the model, so it is near `hint`. */
+static pair *find_pair(comparison *c, const char *name, size_t hint) {
+    for (size_t i = 0; i < c->pairs.n; i++) {
+        pair *p = &c->pairs.p[(hint + i) % c->pairs.n];
+        if (strcmp(p->name, name) == 0) return p;
     }
-    pair *p = &c->pairs.p[(uintptr_t)*slot - 1];
-    p->tensor[c->side] = tensor;
-    p->has[c->side] = true;
+    SYL_PUSH(&c->t->arena, &c->pairs, (pair){.name = name, .error = NAN});
+    return &c->pairs.p[c->pairs.n - 1];
+}
+
+static syl_status collect(comparison *c, int side, const char *path) {
+    syl_container_info info = {.size = sizeof info};
+    SYL_TRY(syl_container_load(c->instance, path, &c->containers[side]));
+    SYL_TRY(syl_container_describe(c->containers[side], &info));
+    if (strcmp(info.kind, "artifact") != 0) {
+        return syl_error(c->t->diag, SYL_ERR_artifact_format, SYL_NOWHERE,
+                         "\"%s\" is no artifact: it is a %s file", path, info.kind);
+    }
+    for (size_t i = 0; i < info.tensors; i++) {
+        syl_tensor_info tensor = {.size = sizeof tensor};
+        SYL_TRY(syl_container_tensor(c->containers[side], i, &tensor));
+        pair *p = find_pair(c, tensor.name, i);
+        p->tensor[side] = tensor;
+        p->index[side] = i;
+        p->has[side] = true;
+    }
     return SYL_OK;
 }
 
-static bool same_shape(const syl_type *a, const syl_type *b) {
+static bool same_shape(const syl_tensor_info *a, const syl_tensor_info *b) {
     bool same = a->rank == b->rank;
-    for (int i = 0; same && i < a->rank; i++) same = a->dims[i].size == b->dims[i].size;
+    for (int i = 0; same && i < a->rank; i++) same = a->dims[i] == b->dims[i];
     return same;
 }
 
-typedef struct sums {
-    pair *p;
-    double *difference, *reference; /* a row each */
-    atomic_int out_of_memory;
-} sums;
-
-/* Sums of each row on its own, so that no result depends on the threads. */
-static void add_rows(void *user, int64_t begin, int64_t end, int thread) {
-    (void)thread;
-    sums *s = user;
-    int64_t cols = s->p->tensor[0].cols;
-    double *a = malloc((size_t)cols * sizeof *a), *b = malloc((size_t)cols * sizeof *b);
-    if (!a || !b) atomic_store(&s->out_of_memory, 1);
-    for (int64_t r = begin; r < end && a && b; r++) {
-        syl_stored_read(&s->p->tensor[0], r, r + 1, a);
-        syl_stored_read(&s->p->tensor[1], r, r + 1, b);
-        s->difference[r] = s->reference[r] = 0;
-        for (int64_t c = 0; c < cols; c++) {
-            s->difference[r] += (b[c] - a[c]) * (b[c] - a[c]);
-            s->reference[r] += a[c] * a[c];
-        }
-    }
-    free(a);
-    free(b);
-}
-
-static syl_status compare(comparison *c, syl_pool *pool, pair *p) {
-    p->error = NAN;
-    p->same_shape = p->has[0] && p->has[1] && same_shape(&p->tensor[0].type, &p->tensor[1].type);
+static syl_status compare(comparison *c, pair *p) {
+    p->same_shape = p->has[0] && p->has[1] && same_shape(&p->tensor[0], &p->tensor[1]);
     if (!p->same_shape) return SYL_OK;
-    int64_t rows = p->tensor[0].rows, cols = p->tensor[0].cols;
-    sums s = {p, calloc((size_t)rows, sizeof(double)), calloc((size_t)rows, sizeof(double)), 0};
-    if (s.difference && s.reference)
-        syl_pool_for(pool, rows, syl_ceil_div(BLOCK_ELEMENTS, cols), add_rows, &s);
-    bool ok = s.difference && s.reference && !atomic_load(&s.out_of_memory);
-    double difference = 0, reference = 0;
-    for (int64_t r = 0; ok && r < rows; r++) {
-        difference += s.difference[r];
-        reference += s.reference[r];
-    }
-    free(s.difference);
-    free(s.reference);
-    if (!ok)
-        return syl_error(c->t->diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory to compare \"%s\"",
-                         p->name);
-    p->error = difference == 0 ? 0 : sqrt(difference / reference);
-    return SYL_OK;
+    return syl_container_distance(c->instance, c->containers[0], p->index[0], c->containers[1], p->index[1],
+                                  &p->error);
 }
+
+/* ---- printing ---- */
 
 static const char *type_name(const pair *p, int side) {
-    return p->has[side] ? syl_dtypes[p->tensor[side].type.dtype].name : "-";
+    return p->has[side] ? p->tensor[side].type : "-";
 }
 
 static void print_pair(const comparison *c, const pair *p, bool first, syl_text *out) {
@@ -176,50 +155,48 @@ static syl_status report(const comparison *c) {
     return tool_print(c->t, out.p, out.n);
 }
 
-static syl_status compare_all(comparison *c, const syl_artifact artifacts[2]) {
-    syl_pool *pool;
-    SYL_TRY(tool_pool(c->t, &pool));
-    for (c->side = 0; c->side < 2; c->side++) {
-        c->artifact = &artifacts[c->side];
-        SYL_TRY(syl_artifact_each(c->artifact->module, collect, c));
-    }
-    for (size_t i = 0; i < c->pairs.n; i++)
-        c->elements += c->pairs.p[i].tensor[0].rows * c->pairs.p[i].tensor[0].cols;
+static syl_status compare_all(comparison *c) {
+    double elements = 0, done = 0;
+    for (size_t i = 0; i < c->pairs.n; i++) elements += (double)c->pairs.p[i].tensor[0].elements;
     tool_progress progress = tool_progress_begin(c->t, "diff");
     syl_status status = SYL_OK;
     for (size_t i = 0; i < c->pairs.n && status == SYL_OK; i++) {
-        status = compare(c, pool, &c->pairs.p[i]);
-        c->done += c->pairs.p[i].tensor[0].rows * c->pairs.p[i].tensor[0].cols;
-        tool_progress_update(&progress, (double)c->done, (double)c->elements, NULL);
+        status = compare(c, &c->pairs.p[i]);
+        done += (double)c->pairs.p[i].tensor[0].elements;
+        tool_progress_update(&progress, done, elements, NULL);
     }
     tool_progress_end(&progress);
     return status == SYL_OK ? report(c) : status;
 }
 
 static syl_status run(tool *t, void *user, const char **args, int n_args) {
-    (void)user, (void)n_args;
-    syl_artifact artifacts[2] = {0};
+    (void)n_args;
     comparison c = {.t = t};
-    syl_map_init(&c.by_name, &t->arena);
-    SYL_TRY(syl_artifact_open(args[0], t->diag, &artifacts[0]));
-    syl_status status = syl_artifact_open(args[1], t->diag, &artifacts[1]);
-    if (status == SYL_OK) status = compare_all(&c, artifacts);
-    syl_artifact_close(&artifacts[1]);
-    syl_artifact_close(&artifacts[0]);
+    if (diff_runs(user)) return diff_values(t, user, args);
+    SYL_TRY(tool_instance(t, &c.instance));
+    syl_status status = collect(&c, 0, args[0]);
+    if (status == SYL_OK) status = collect(&c, 1, args[1]);
+    if (status == SYL_OK) status = compare_all(&c);
+    for (int side = 0; side < 2; side++) syl_container_destroy(c.containers[side]);
     return status;
 }
 
 const verb verb_diff = {
     .name = "diff",
-    .summary = "compare two artifacts, tensor by tensor: error and size",
-    .usage = "A.syl B.syl",
-    .details = "error: the distance of B's numbers, dequantized, from A's, relative to A's (Frobenius "
-               "norms). Tensors are\n"
-               "paired by name. Recipes with other rotations store a layer in another basis, where the "
-               "numbers differ "
-               "altogether:\nsyl perplexity --against compares what such models compute.",
+    .summary = "compare two artifacts: stored tensors, or the values between kernels, layer by layer",
+    .usage = "A.syl B.syl [-f TEXT | --ids 1,2,3 | --input NAME=@X.npy ... | --random ROWS]",
+    .details =
+        "Alone: the distance of B's tensors, dequantized, from A's, relative to A's (Frobenius norms), "
+        "paired by name. Recipes with\n"
+        "other rotations store a layer in another basis, where the numbers differ altogether. With an "
+        "input both models run on it,\n"
+        "and the values that kernels pass on are compared by the names of the graph: relative error, "
+        "SQNR, cosine, largest difference;\n"
+        "the norms of rows where folded rotations may differ (docs/cli.md). Of language models also the "
+        "KL divergence.",
     .options = options,
-    .settings_size = 1,
+    .settings_size = sizeof(diff_settings),
+    .defaults = defaults,
     .min_args = 2,
     .max_args = 2,
     .run = run,

@@ -1,10 +1,9 @@
 /* syl logits: the logits of given tokens, as a NumPy file. */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
-#include "tools/tool.h"
+#include "tools/inputs.h"
 
 typedef struct settings {
     const char *ids, *text, *output;
@@ -18,27 +17,6 @@ static const opt_spec options[] = {
 };
 
 enum { CHUNK = 128, NPY_HEADER = 128 };
-
-/* *out is the caller's, as syl_session_encode gives it. */
-static syl_status parse_ids(tool *t, const char *text, int32_t **out, size_t *out_n) {
-    size_t n = 1;
-    for (const char *p = text; *p; p++) n += *p == ',';
-    *out_n = 0;
-    *out = malloc(n * sizeof **out);
-    if (!*out) return syl_error(t->diag, SYL_ERR_out_of_memory, SYL_NOWHERE, "no memory for %zu tokens", n);
-    for (const char *p = text;; p++) {
-        char *end;
-        errno = 0;
-        long value = strtol(p, &end, 10);
-        if (end == p || (*end && *end != ',') || errno || value < 0 || value > INT32_MAX) {
-            return syl_error(t->diag, SYL_ERR_cli_value, SYL_NOWHERE,
-                             "--ids: expected token ids separated by commas, found \"%.20s\"", p);
-        }
-        (*out)[(*out_n)++] = (int32_t)value;
-        p = end;
-        if (!*p) return SYL_OK;
-    }
-}
 
 /* The header of NumPy's format 1.0: magic, version, length, a Python dictionary padded with spaces to a
  * multiple of 64. */
@@ -95,7 +73,7 @@ static syl_status write_logits(tool *t, const settings *s, const syl_program *pr
     int32_t *ids = NULL;
     size_t n = 0;
     syl_status status = s->ids
-                            ? parse_ids(t, s->ids, &ids, &n)
+                            ? inputs_ids(t, s->ids, &ids, &n)
                             : syl_session_encode(session, s->text, strlen(s->text), SYL_TEXT_PLAIN, &ids, &n);
     if (status == SYL_OK) status = write_file(t, s, program, session, ids, n);
     syl_free(ids);

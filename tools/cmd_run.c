@@ -3,8 +3,7 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "base/npy.h"
-#include "tools/tool.h"
+#include "tools/inputs.h"
 
 typedef struct settings {
     opt_list inputs, outputs, expected;
@@ -31,48 +30,6 @@ static const opt_spec options[] = {
     {0},
 };
 
-/* An argument or result of the program. */
-static syl_value_info value_of(const syl_program *p, syl_direction direction, int i) {
-    syl_value_info info = {.size = sizeof info};
-    if (syl_program_value(p, direction, (size_t)i, &info) != SYL_OK) info.name = "";
-    return info;
-}
-
-/* Finds the tensor that "NAME=@PATH" is about. */
-static syl_status find_tensor(tool *t, const syl_program *p, const char *option, const char *text,
-                              syl_direction direction, int *out, const char **path) {
-    int n = (int)syl_program_values(p, direction);
-    const char *equals = strchr(text, '=');
-    if (!equals || equals[1] != '@' || !equals[2])
-        return syl_error(t->diag, SYL_ERR_cli_value, SYL_NOWHERE, "--%s is \"%s\", expected NAME=@FILE.npy",
-                         option, text);
-    const char *name = syl_arena_printf(&t->arena, "%.*s", (int)(equals - text), text);
-    const char **names = SYL_NEW_ARRAY(&t->arena, const char *, (size_t)n + 1);
-    *path = equals + 2;
-    for (int i = 0; i < n; i++) {
-        names[i] = value_of(p, direction, i).name;
-        if (strcmp(names[i], name) == 0) {
-            *out = i;
-            return SYL_OK;
-        }
-    }
-    const char *nearest = syl_nearest(name, names);
-    if (nearest)
-        return syl_error(t->diag, SYL_ERR_cli_value, SYL_NOWHERE,
-                         "--%s: the model has no \"%s\"; did you mean \"%s\"?", option, name, nearest);
-    return syl_error(t->diag, SYL_ERR_cli_value, SYL_NOWHERE, "--%s: the model has no \"%s\"", option, name);
-}
-
-static syl_tensor tensor_of(const char *name, const syl_npy *npy) {
-    syl_tensor tensor = {.size = sizeof tensor,
-                         .name = name,
-                         .element = npy->is_int ? "i32" : "f32",
-                         .rank = npy->rank,
-                         .data = npy->data};
-    for (int d = 0; d < npy->rank; d++) tensor.dims[d] = npy->dims[d];
-    return tensor;
-}
-
 /* A result of the last run. */
 static syl_status npy_of(const syl_session *session, int index, syl_npy *out) {
     syl_tensor tensor = {.size = sizeof tensor};
@@ -88,36 +45,15 @@ static syl_status npy_of(const syl_session *session, int index, syl_npy *out) {
     return SYL_OK;
 }
 
-/* "tensor<Tx8xf32>" */
-static const char *type_text(tool *t, const syl_value_info *info) {
-    syl_text text = {.arena = &t->arena};
-    syl_text_printf(&text, "tensor<");
-    for (int d = 0; d < info->rank; d++) {
-        if (info->symbols[d])
-            syl_text_printf(&text, "%sx", info->symbols[d]);
-        else
-            syl_text_printf(&text, "%lldx", (long long)info->dims[d]);
-    }
-    syl_text_printf(&text, "%s>", info->element);
-    return text.p;
-}
-
 static syl_status open_inputs(tool *t, const settings *s, const syl_program *p, syl_npy *files) {
-    int n = (int)syl_program_values(p, SYL_DIRECTION_IN), index;
-    for (int i = 0; i < s->inputs.n; i++) {
-        const char *path;
-        SYL_TRY(find_tensor(t, p, "input", s->inputs.p[i], SYL_DIRECTION_IN, &index, &path));
-        if (files[index].mapping.data)
-            return syl_error(t->diag, SYL_ERR_cli_value, SYL_NOWHERE, "--input \"%s\" is given twice",
-                             value_of(p, SYL_DIRECTION_IN, index).name);
-        SYL_TRY(syl_npy_open(path, t->diag, &files[index]));
-    }
+    int n = (int)syl_program_values(p, SYL_DIRECTION_IN);
+    SYL_TRY(inputs_open(t, &s->inputs, p, files));
     for (int i = 0; i < n; i++) {
         if (files[i].mapping.data) continue;
-        syl_value_info info = value_of(p, SYL_DIRECTION_IN, i);
+        syl_value_info info = inputs_value(p, SYL_DIRECTION_IN, i);
         return syl_error(t->diag, SYL_ERR_cli_argument, SYL_NOWHERE,
-                         "input \"%s\" (%s) is missing: --input %s=@FILE.npy", info.name, type_text(t, &info),
-                         info.name);
+                         "input \"%s\" (%s) is missing: --input %s=@FILE.npy", info.name,
+                         inputs_type_text(t, &info), info.name);
     }
     return SYL_OK;
 }
@@ -162,16 +98,16 @@ static syl_status hand_out(tool *t, const settings *s, const syl_program *p, con
     const char *path;
     syl_npy got, want;
     for (int i = 0; i < s->outputs.n; i++) {
-        SYL_TRY(find_tensor(t, p, "output", s->outputs.p[i], SYL_DIRECTION_OUT, &index, &path));
+        SYL_TRY(inputs_find(t, p, "output", s->outputs.p[i], SYL_DIRECTION_OUT, &index, &path));
         SYL_TRY(npy_of(session, index, &got));
         SYL_TRY(syl_npy_write(path, &got, t->diag));
     }
     syl_status status = SYL_OK;
     for (int i = 0; i < s->expected.n; i++) {
-        SYL_TRY(find_tensor(t, p, "expect", s->expected.p[i], SYL_DIRECTION_OUT, &index, &path));
+        SYL_TRY(inputs_find(t, p, "expect", s->expected.p[i], SYL_DIRECTION_OUT, &index, &path));
         SYL_TRY(npy_of(session, index, &got));
         SYL_TRY(syl_npy_open(path, t->diag, &want));
-        syl_status one = compare(t, s, value_of(p, SYL_DIRECTION_OUT, index).name, &got, &want, json);
+        syl_status one = compare(t, s, inputs_value(p, SYL_DIRECTION_OUT, index).name, &got, &want, json);
         syl_npy_close(&want);
         if (status == SYL_OK) status = one;
     }
@@ -184,7 +120,7 @@ static syl_status run_program(tool *t, const settings *s, const syl_program *p, 
     size_t n = syl_program_values(p, SYL_DIRECTION_IN);
     syl_tensor *inputs = SYL_NEW_ARRAY(&t->arena, syl_tensor, n + 1);
     for (size_t i = 0; i < n; i++)
-        inputs[i] = tensor_of(value_of(p, SYL_DIRECTION_IN, (int)i).name, &files[i]);
+        inputs[i] = inputs_tensor(inputs_value(p, SYL_DIRECTION_IN, (int)i).name, &files[i]);
     double best = INFINITY;
     for (int64_t r = 0; r < s->repeat; r++) {
         double start = tool_seconds();

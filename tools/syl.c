@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "base/threads.h"
 #include "tools/tool.h"
 
 #define VERB_ADDRESS(name) &verb_##name,
@@ -122,7 +121,6 @@ int main(int argc, char **argv) {
     }
     syl_status status = run(&t, argc, argv);
     syl_instance_destroy(t.instance);
-    syl_pool_destroy(t.pool);
     syl_diag_destroy(t.diag);
     syl_arena_free(&t.arena);
     return (int)status;

@@ -25,7 +25,6 @@ typedef struct tool {
     bool quiet, json, help;
     const char *program;    /* as it was called */
     syl_instance *instance; /* made by tool_instance */
-    struct syl_pool *pool;  /* made by tool_pool (pool.h) */
     tool_progress library;  /* of the library's long work */
 } tool;
 

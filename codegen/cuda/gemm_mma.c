@@ -28,6 +28,7 @@ bool cu_fits_gemm_mma(const kir_kernel *kernel, const syl_cuda_target *target,
     plan p = plan_of(kernel, variant);
     int sums = p.tile.blocks * p.tile.tokens / 2;
     if (kir_scaled_groups(&kernel->gemm.codes)) sums *= 2;
+    if (target->arch < 80 && sums > 64) return false; /* an mma there is four, with more addresses alive */
     return sums <= 128 && p.shared <= target->shared;
 }
 

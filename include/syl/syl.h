@@ -46,6 +46,7 @@ SYL_API const char *syl_version(void); /* of the library, "0.1.0"; any thread */
 SYL_API const char *
 syl_status_text(syl_status status); /* "an input file is malformed"; never NULL; any thread */
 SYL_API const char *syl_status_identifier(syl_status status); /* "INPUT"; never NULL; any thread */
+enum { SYL_MAX_DIMS = 8 };                                    /* of a tensor */
 SYL_API void syl_free(void *memory); /* what a call gave to its caller; NULL is fine; any thread */
 
 /* ---- instances ---- */
@@ -104,6 +105,46 @@ typedef struct syl_device {
     const char *llvm;       /* version */
 } syl_device;
 SYL_API syl_status syl_instance_device(syl_instance *instance, syl_device *out);
+/* Compiles a small kernel for the instance's cpu, runs it and checks what it computes. Error: doctor-result. */
+SYL_API syl_status syl_instance_test(syl_instance *instance);
+SYL_API int64_t syl_memory_available(void); /* bytes this process may still use; any thread */
+/* Bytes free where the file or folder lies (or will lie); -1: not known. Any thread. */
+SYL_API int64_t syl_disk_available(const char *path);
+
+/* ---- the cache folder: compiled kernels and finished tensors, all of which can be made again ---- */
+
+typedef enum syl_sweep {
+    SYL_SWEEP_NOTHING,
+    SYL_SWEEP_DAMAGED, /* removes what is torn or damaged: reads everything */
+    SYL_SWEEP_UNUSED,  /* removes the longest unused until the rest has at most max_bytes */
+    SYL_SWEEP_ALL
+} syl_sweep;
+typedef enum syl_cached { SYL_CACHED_KERNEL, SYL_CACHED_TENSOR } syl_cached;
+/* A file of the cache. Borrowed for the call. */
+typedef struct syl_cached_file {
+    size_t size;
+    const char *name;
+    int kind; /* syl_cached */
+    int64_t bytes;
+    int64_t used; /* the last time, in nanoseconds since 1970 */
+} syl_cached_file;
+typedef struct syl_cache_settings {
+    size_t size;
+    const char *folder; /* NULL: the instance's */
+    int sweep;          /* syl_sweep */
+    int64_t max_bytes;
+    void (*file)(void *user, const syl_cached_file *file); /* what stays, the longest unused first; or NULL */
+    void *user;
+} syl_cache_settings;
+typedef struct syl_cache_report {
+    size_t size;
+    int64_t kernels, kernel_bytes, tensors, tensor_bytes; /* what stays */
+    int64_t damaged, freed_bytes;                         /* what was removed */
+} syl_cache_report;
+/* Looks through the folder, and removes what `sweep` says; other files in it are left alone. settings NULL: removes nothing. report may be
+ * NULL. Error: cache-folder. */
+SYL_API syl_status syl_cache_sweep(syl_instance *instance, const syl_cache_settings *settings,
+                                   syl_cache_report *report);
 
 /* A GPU. Texts live as long as the instance. */
 typedef struct syl_gpu {
@@ -245,6 +286,44 @@ SYL_API syl_status syl_instance_nvrtc(syl_instance *instance, syl_nvrtc_info *ou
 /* 1 if the file begins like an artifact, 0 if not, -1 where it cannot be read. Any thread. */
 SYL_API int syl_file_is_artifact(const char *path);
 
+/* ---- files of tensors ---- */
+
+/* An open artifact, GGUF checkpoint or safetensors file. It does not change: any threads may share it. */
+typedef struct syl_container syl_container;
+/* Errors: weights-file where it is none of them, and those of its format. */
+SYL_API syl_status syl_container_load(syl_instance *instance, const char *path, syl_container **out);
+SYL_API void syl_container_destroy(syl_container *container);
+
+/* Texts live as long as the container. */
+typedef struct syl_container_info {
+    size_t size;
+    const char *kind; /* "artifact", "gguf" or "safetensors" */
+    int64_t file_bytes;
+    size_t tensors;
+    const char *name, *recipe, *provenance; /* of an artifact, the last two JSON; else NULL */
+    int64_t context_length;                 /* 0: not a language model's artifact */
+} syl_container_info;
+SYL_API syl_status syl_container_describe(const syl_container *container,
+                                          syl_container_info *out); /* any thread */
+
+/* A stored tensor; of an artifact the codes with their scales are one. Texts live as long as the container. */
+typedef struct syl_tensor_info {
+    size_t size;
+    const char *name;
+    const char *type; /* as the format calls it: "int8_channel", "Q4_1", "BF16" */
+    int rank;
+    int64_t dims[SYL_MAX_DIMS];
+    int64_t elements, bytes;
+} syl_tensor_info;
+SYL_API syl_status syl_container_tensor(const syl_container *container, size_t index,
+                                        syl_tensor_info *out); /* any thread */
+/* The XXH3-128 of its bytes, 32 digits and a NUL; of codes with scales, of the hashes of both. Any thread. */
+SYL_API syl_status syl_container_hash(const syl_container *container, size_t index, char out[33]);
+/* How far the numbers of tensor index_b (dequantized) are from those of index_a, relative to these: the quotient of Frobenius norms. Both
+ * containers are artifacts, the tensors of one shape. */
+SYL_API syl_status syl_container_distance(syl_instance *instance, const syl_container *a, size_t index_a,
+                                          const syl_container *b, size_t index_b, double *out);
+
 /* ---- programs ---- */
 
 SYL_API syl_status syl_program_load(syl_instance *instance, const char *path, syl_program **out);
@@ -268,11 +347,13 @@ typedef struct syl_program_info {
     int64_t weight_bytes;   /* of weights that a run reads at least, as they are stored */
     int64_t position_bytes; /* of the KV cache for a position of a sequence, all layers */
     int kernels_tuned;      /* of the kernels: chosen by measurements of syl_tune_file */
+    /* Of the pipeline it was compiled by, the passes that put rotations and scales of activations into weights (syl_observation); NULL: not
+     * known. */
+    const char *folds;
 } syl_program_info;
 SYL_API syl_status syl_program_describe(const syl_program *program, syl_program_info *out); /* any thread */
 
 typedef enum syl_direction { SYL_DIRECTION_IN, SYL_DIRECTION_OUT } syl_direction;
-enum { SYL_MAX_DIMS = 8 };
 /* An argument or result of @forward. Texts live as long as the program. */
 typedef struct syl_value_info {
     size_t size;
@@ -418,6 +499,35 @@ SYL_API syl_status syl_session_keep_on_device(syl_session *session, int keep);
 /* Where the logits of row `row` of the last run lie in the GPU's memory, written in the order of the stream; until the next run. NULL: no
  * such row, or on the CPU. */
 SYL_API const void *syl_session_device_logits(const syl_session *session, size_t row);
+
+/* ---- any model: the values between kernels ---- */
+
+/* What a value is to the one of that name in the graph. Rotations and gains that passes fold into weights leave no trace in a program, but
+ * two programs made of one graph by the same folding passes (syl_program_info.folds) have values of the same meaning. */
+typedef enum syl_basis {
+    SYL_BASIS_GRAPH,   /* the same, but for rounding */
+    SYL_BASIS_ROTATED, /* perhaps rotated: its rows have the same norms */
+    SYL_BASIS_SCALED   /* perhaps rotated, and its columns scaled */
+} syl_basis;
+
+/* A named value that a kernel has just made. Borrowed for the call. */
+typedef struct syl_observation {
+    size_t size;
+    const char *name;    /* as in the graph: "blk.0.x1" */
+    const char *element; /* as kernels pass it on: "f32", "bf16", "int8_token" */
+    int basis;           /* syl_basis */
+    int64_t rows, cols;
+    const void *source; /* for syl_observation_read */
+} syl_observation;
+/* Rows [begin, end) as floats, out[(end - begin) * cols]: codes dequantized, rotations at run time undone. Only inside of the callback. What
+ * fails in memory or on the device fails the run too. */
+SYL_API syl_status syl_observation_read(const syl_observation *observation, int64_t begin, int64_t end,
+                                        float *out);
+/* From the next run on `observe` is called behind each kernel that makes named values; NULL: no longer. It does not change a bit of what
+ * the session computes. On a GPU kernels are then launched one by one, and each value that is read is waited for. */
+SYL_API syl_status syl_session_observe(syl_session *session,
+                                       void (*observe)(void *user, const syl_observation *observation),
+                                       void *user);
 
 /* ---- any model: tensors in, tensors out ---- */
 

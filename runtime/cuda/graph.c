@@ -51,7 +51,7 @@ syl_status syl_cuda_capture(syl_cuda_runner *r, const syl_cuda_shape *shape, syl
 }
 
 syl_status syl_cuda_run_shape(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag) {
-    if (!r->cuda->graphs) return syl_cuda_launch_steps(r, shape, diag);
+    if (!r->cuda->graphs || r->base.observer.step) return syl_cuda_launch_steps(r, shape, diag);
     syl_cuda_graph *g = find(r, shape);
     bool first = !g->used;
     g->used = ++r->clock;

@@ -3,6 +3,7 @@
 
 #include "base/size.h"
 #include "runtime/cuda/runner.h"
+#include "runtime/observe.h"
 
 /* schedule: of a step of it, whose values lie in cells; else NULL. */
 static cu_address address(const syl_cuda_runner *r, const syl_plan_arg *arg,
@@ -26,6 +27,10 @@ static cu_address address(const syl_cuda_runner *r, const syl_plan_arg *arg,
         return syl_cuda_pages_view(r, arg->index);
     }
     return base + (cu_address)arg->offset;
+}
+
+cu_address syl_cuda_address(const syl_cuda_runner *r, const syl_plan_arg *arg) {
+    return address(r, arg, NULL);
 }
 
 int64_t syl_cuda_round_positions(const syl_cuda_runner *r, int64_t positions) {
@@ -117,8 +122,14 @@ static syl_status launch_together(syl_cuda_runner *r, const syl_cuda_schedule *s
     return SYL_OK;
 }
 
+/* What is captured has not run. */
+static bool is_observed(const syl_cuda_runner *r) {
+    return r->base.observer.step && !r->marks;
+}
+
 static syl_status launch_each(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag) {
     const syl_plan *plan = r->base.engine->plan;
+    bool observed = is_observed(r);
     for (size_t i = 0; i < plan->steps.n; i++) {
         const syl_plan_step *step = &plan->steps.p[i];
         int64_t rows = shape->rows[step->rows];
@@ -126,12 +137,13 @@ static syl_status launch_each(syl_cuda_runner *r, const syl_cuda_shape *shape, s
         c.loaded = syl_cuda_loaded_for(r->cuda, step->kernel, rows);
         if (rows > 0) SYL_TRY(launch(r, &c, rows, shape->positions, diag));
         SYL_TRY(mark(r, i + 1, diag));
+        if (observed && rows > 0) SYL_TRY(syl_observe_step(&r->base, i, rows, diag));
     }
     return SYL_OK;
 }
 
 syl_status syl_cuda_launch_steps(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag) {
-    const syl_cuda_schedule *schedule = syl_cuda_schedule_for(r->cuda, shape->rows);
+    const syl_cuda_schedule *schedule = is_observed(r) ? NULL : syl_cuda_schedule_for(r->cuda, shape->rows);
     SYL_TRY(mark(r, 0, diag));
     SYL_TRY(schedule ? launch_together(r, schedule, shape, diag) : launch_each(r, shape, diag));
     return shape->choose >= 0 ? syl_cuda_choose_launch(r, shape->choose, diag) : SYL_OK;

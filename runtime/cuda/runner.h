@@ -62,6 +62,7 @@ typedef struct syl_cuda_runner {
     syl_cuda_choices choices;
     syl_cuda_graph graphs[SYL_CUDA_GRAPHS];
     uint64_t clock;
+    syl_cuda_pinned seen; /* what an observer has read last */
     cu_event *
         marks; /* [steps + 1] of a run that is measured: recorded in front of the first step and behind each; NULL: none */
     bool after_kernel; /* the stream ends with a kernel of this runner: the next may begin before its end */
@@ -86,10 +87,11 @@ typedef struct syl_cuda_counts {
 int syl_cuda_launch_kernel(const syl_cuda_driver *driver, cu_stream stream, cu_function function,
                            const syl_cuda_launch *how, syl_cuda_arguments *p, int buffers,
                            cu_address workspace, const syl_cuda_counts *counts, bool early);
-/* All steps of a run, in the runner's stream. */
+/* Where the buffer of an argument lies; all steps of a run, in the runner's stream, with an observer behind each of them. */
+cu_address syl_cuda_address(const syl_cuda_runner *r, const syl_plan_arg *arg);
 SYL_NODISCARD syl_status syl_cuda_launch_steps(syl_cuda_runner *r, const syl_cuda_shape *shape,
                                                syl_diag *diag);
-/* graph.c: the same, as a graph where the shape has come before. */
+/* graph.c: the same, as a graph where the shape has come before and nobody observes. */
 SYL_NODISCARD syl_status syl_cuda_run_shape(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag);
 /* All steps as a graph, not launched; the caller's. */
 SYL_NODISCARD syl_status syl_cuda_capture(syl_cuda_runner *r, const syl_cuda_shape *shape, syl_diag *diag,

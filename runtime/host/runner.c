@@ -6,6 +6,7 @@
 #include "base/size.h"
 #include "runtime/host/engine.h"
 #include "runtime/host/pages.h"
+#include "runtime/observe.h"
 
 enum {
     MAX_ARGS = 64,
@@ -259,11 +260,15 @@ static syl_status run_plan(syl_runner *base, const syl_run *run, syl_diag *diag)
     if (run->follow) follow(r);
     double begin = base->times ? seconds_now() : 0, before = 0;
     for (size_t i = 0; i < plan->steps.n; i++) {
-        run_step(r, run, &plan->steps.p[i]);
-        if (!base->times) continue;
-        double now = seconds_now() - begin;
-        base->times[i] = (syl_step_time){before, now - before};
-        before = now;
+        const syl_plan_step *step = &plan->steps.p[i];
+        run_step(r, run, step);
+        if (base->times) {
+            double now = seconds_now() - begin;
+            base->times[i] = (syl_step_time){before, now - before};
+        }
+        if (base->observer.step && run->rows[step->rows] > 0)
+            SYL_TRY(syl_observe_step(base, i, run->rows[step->rows], diag));
+        if (base->times) before = seconds_now() - begin;
     }
     return run->choose >= 0 ? choose(r, run->choose, diag) : SYL_OK;
 }
@@ -272,6 +277,13 @@ static syl_status fetch(syl_runner *base, int i, size_t offset, size_t size, syl
                         const void **out) {
     (void)diag, (void)size;
     *out = (const unsigned char *)((host_runner *)base)->outputs[i].data + offset;
+    return SYL_OK;
+}
+
+static syl_status peek(syl_runner *base, const syl_plan_arg *arg, size_t offset, size_t size, syl_diag *diag,
+                       void *out) {
+    (void)diag;
+    memcpy(out, (const unsigned char *)argument((host_runner *)base, arg) + offset, size);
     return SYL_OK;
 }
 
@@ -344,6 +356,7 @@ const syl_backend syl_backend_host = {
     .ahead = 0,
     .choose_begin = choose_begin,
     .chosen = chosen,
+    .peek = peek,
     .copy_rate = copy_rate,
     .bytes = bytes,
 };

@@ -144,7 +144,7 @@ API int cuDeviceGetAttribute(int *value, int attribute, int device) {
         *value = 132;
         return OK;
     case 38:
-        *value = 50 << 20;
+        *value = s.l2 ? s.l2 : 50 << 20;
         return OK;
     case 75:
         *value = s.capability / 10;
@@ -193,6 +193,10 @@ static int make_block(void **out, size_t size, int pinned) {
     if (i == MAX_BLOCKS) return OUT_OF_MEMORY;
     if (!pinned && (size > s.memory - s.others - s.used || s.fail_alloc > 0)) {
         if (s.fail_alloc > 0) s.fail_alloc--;
+        return OUT_OF_MEMORY;
+    }
+    if (pinned && s.fail_pin > 0) {
+        s.fail_pin--;
         return OUT_OF_MEMORY;
     }
     if (!size) return wrong(__func__);
@@ -306,7 +310,7 @@ API int cuStreamWaitEvent(stream *stream, void *event, unsigned flags) {
 API int cuEventCreate(void **event, unsigned flags) {
     USABLE();
     (void)flags;
-    *event = malloc(1);
+    *event = calloc(1, sizeof(double));
     s.events++;
     return OK;
 }
@@ -317,7 +321,9 @@ API int cuEventDestroy_v2(void *event) {
 }
 API int cuEventRecord(void *event, stream *stream) {
     USABLE();
-    return event && stream && !stream->capturing ? OK : wrong(__func__);
+    if (!event || !stream || stream->capturing) return wrong(__func__);
+    *(double *)event = s.clock;
+    return OK;
 }
 API int cuEventRecordWithFlags(void *event, stream *stream, unsigned flags) {
     USABLE();
@@ -329,8 +335,10 @@ API int cuEventSynchronize(void *event) {
 }
 API int cuEventElapsedTime(float *milliseconds, void *from, void *to) {
     USABLE();
-    *milliseconds = 0.001f;
-    return from && to ? OK : wrong(__func__);
+    if (!from || !to) return wrong(__func__);
+    double took = *(double *)to - *(double *)from;
+    *milliseconds = took > 0 ? (float)(1e3 * took) : 0.001f;
+    return OK;
 }
 
 /* ---- code ---- */

@@ -27,8 +27,9 @@ typedef struct fake_cuda {
     int devices, version, capability;
     size_t memory; /* bytes of the device; those of other processes count as used */
     size_t others;
-    long trap;      /* the launch of this number fails, and with it the context; 0: none */
-    int fail_alloc; /* the next allocations fail, so many */
+    int l2;                   /* bytes; 0: 50 MiB */
+    long trap;                /* the launch of this number fails, and with it the context; 0: none */
+    int fail_alloc, fail_pin; /* the next allocations fail, so many; and those of pinned memory */
     /* what happened */
     size_t used, peak, pinned;
     long allocations, pins, streams, events, modules, contexts, graphs; /* that exist */
@@ -37,6 +38,7 @@ typedef struct fake_cuda {
     int entered;     /* contexts pushed and not popped */
     long errors;     /* calls that no program should make: out of a context, memory that is not there, ... */
     char error[200]; /* the first of them */
+    double clock;    /* seconds, which `launch` may move on; events are read off it */
     void (*launch)(void *user, const fake_launch *launch);
     void *user;
 } fake_cuda_state;

@@ -157,7 +157,7 @@ static void run_samples(syl_instance *instance, syl_session *session, int first,
          .name = "x",
          .element = "f32",
          .rank = 2,
-         .dims = {(int64_t)rows, PATCH},
+         .dims = {n, TOKENS * PATCH},
          .data = x},
         {.size = sizeof *inputs,
          .name = "sample",
@@ -178,7 +178,7 @@ static void run_samples(syl_instance *instance, syl_session *session, int first,
     syl_tensor result = {.size = sizeof result};
     must(instance, syl_session_output(session, 0, &result), "its result");
     size_t width = (size_t)result.dims[1];
-    put(out, (const float *)result.data + (size_t)(WATCHED - first) * TOKENS * width, TOKENS * width);
+    put(out, (const float *)result.data + (size_t)(WATCHED - first) * width, width);
     free(x);
     free(sample);
     free(place);

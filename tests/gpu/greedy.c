@@ -3,7 +3,8 @@
  *     gpu_greedy [--tokens 128] [--device cuda:N] ARTIFACT [PROMPT]
  *
  * At the first difference the logits of both tokens on both devices are printed. It is a tie where the two tokens are closer together than twice
- * the largest difference of a logit between the devices, and the devices' logits agree within 2 % (rms). Public API alone. */
+ * the largest difference of a logit between the devices, and the devices' logits agree within 5 % (rms; docs/numerics.md, "How far apart
+ * runs may be"). Public API alone. */
 #include <getopt.h>
 #include <math.h>
 #include <stdio.h>
@@ -12,7 +13,7 @@
 #include "syl/syl.h"
 
 enum { MAX_TOKENS = 2048, NOT_RUN = 77 };
-static const double agreement = 0.02;
+static const double agreement = 0.05;
 
 typedef struct side {
     const char *device;

@@ -3,7 +3,7 @@
 
     models.py SYL WORK [--gguf FILE] [--only perplexity|greedy|emoji|determinism|tune] [--recipes A,B] [--json FILE] [--programs FOLDER]
 
-perplexity: within 0.2 % of the CPU's (2 windows). emoji: PSNR to the float pictures within 0.3 dB of the CPU's. greedy: 128 tokens of w8a8 equal, or parted by a
+perplexity: within 0.2 % of the CPU's (8 windows). emoji: PSNR to the float pictures within 0.3 dB of the CPU's. greedy: 128 tokens of w8a8 equal, or parted by a
 tie. determinism: the same bits in 100 runs, alone and in a batch, with and without graphs, before and behind tuning. Exit code 77: no GPU."""
 import argparse
 import concurrent.futures
@@ -131,7 +131,7 @@ def main():
     parser.add_argument("--programs", type=pathlib.Path)
     parser.add_argument("--only", default="perplexity,greedy,emoji,determinism,tune")
     parser.add_argument("--recipes")
-    parser.add_argument("--windows", type=int, default=2)
+    parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--json", type=pathlib.Path)

@@ -229,6 +229,25 @@ def make_hf():
     (FOLDER / "hf-no-weights" / "model.safetensors").unlink()
 
 
+TUNED = ('{"record": "choice", "gpu": "NVIDIA H200", "capability": 90, "sms": 132, "memory_mhz": 3201, "driver": "13000", "nvrtc": "13.0", '
+         '"library": "0.1.0", "kernel": "00112233445566778899aabbccddeeff", "rows": 16, "variant": "rows threads=64", '
+         '"source": "ffeeddccbbaa99887766554433221100", "name": "quantize", "seconds": 1.25e-06, "tried": 4, "candidates": 6, "budget": 60, '
+         '"date": 1700000000}\n')
+
+
+def make_tuned():
+    """A good line stands in front of each bad one: it is not taken either."""
+    def broken(name, old, new):
+        save(f"tune-{name}.jsonl", TUNED + replaced(TUNED, old, new))
+
+    save("tune-good.jsonl", TUNED)
+    save("tune-cut.jsonl", TUNED + TUNED[:-20])
+    broken("record", '"choice"', '"chance"')
+    broken("time", "1.25e-06", "0")
+    broken("hash", "00112233445566778899aabbccddeeff", "../../../../../../../etc/passwd.")
+    broken("key", '"tried"', '"tired"')
+
+
 VERSION_KEY, IR_KEY, TOKENIZER = "sylvester.version", "sylvester.ir", "tokenizer.json"
 
 FOLDER.mkdir(parents=True, exist_ok=True)
@@ -237,4 +256,5 @@ make_gguf()
 make_graph()
 make_hf()
 make_work()
+make_tuned()
 make_artifact()

@@ -294,17 +294,35 @@ static void passes_keep_the_rules(void **state) {
         for (uint64_t seed = 0; seed < 20; seed++) check_rules(*name, seed);
 }
 
+static void names_what_folds(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {
+        {"", ""},
+        {"group,cse", ""},
+        {"fold-norms,rotate-residual{seed=1 online=2}, rotate-values ,rotate-down,group",
+         "fold-norms,rotate-residual{seed=1 online=2},rotate-values"},
+        {"rotate-values-more,quantize-weights{scheme=rotate-values},rotate-residual", "rotate-residual"},
+        {"later-pass{a=b,c=d},fold-norms", "fold-norms"}, /* of another version */
+        {"fold-norms{", "fold-norms{"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        syl_arena arena;
+        syl_arena_init(&arena);
+        syl_text out = {.arena = &arena};
+        syl_text_append(&out, "", 0);
+        syl_pipeline_folds(cases[i][0], &out);
+        assert_string_equal(out.p, cases[i][1]);
+        syl_arena_free(&arena);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(prints_canonically),
-        cmocka_unit_test(rejects_what_it_does_not_know),
-        cmocka_unit_test(rejects_bad_syntax),
-        cmocka_unit_test(embedded_recipes_load),
-        cmocka_unit_test(bad_recipes_are_named),
-        cmocka_unit_test(recipes_take_a_quantized_cache),
-        cmocka_unit_test(reports_each_pass),
-        cmocka_unit_test(broken_module_is_refused),
-        cmocka_unit_test(breaking_a_module_is_reported),
+        cmocka_unit_test(prints_canonically),       cmocka_unit_test(rejects_what_it_does_not_know),
+        cmocka_unit_test(rejects_bad_syntax),       cmocka_unit_test(embedded_recipes_load),
+        cmocka_unit_test(bad_recipes_are_named),    cmocka_unit_test(recipes_take_a_quantized_cache),
+        cmocka_unit_test(names_what_folds),         cmocka_unit_test(reports_each_pass),
+        cmocka_unit_test(broken_module_is_refused), cmocka_unit_test(breaking_a_module_is_reported),
         cmocka_unit_test(passes_keep_the_rules),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

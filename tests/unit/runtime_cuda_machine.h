@@ -241,9 +241,7 @@ static void machine_launch(void *user, const fake_launch *launch) {
                           machine_read_row(kernel, launch->parameter, ints[0], i));
 }
 
-/* Kernel by kernel: variants here are none that could be put together (runtime_cuda_fused.c does that). */
 static fake_cuda_state *machine_start(void) {
-    setenv("SYL_CUDA_FUSE", "0", 1);
     void *library = dlopen("libcuda.so.1", RTLD_NOW);
     fake_cuda_function *state = library ? (fake_cuda_function *)(uintptr_t)dlsym(library, "fake_cuda") : NULL;
     assert_non_null(state);

@@ -94,6 +94,7 @@ template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &a
             for (int m = 0; m < W::MMAS; m++) wgmma(acc[0], a[m], b + 2 * m);
             wgmma_commit();
             wgmma_wait<1>();
+            __syncwarp(); // one lane gives the stage back for all that have read of it
             if (c > 0 && lane < S::CLUSTER) {
                 if (S::CLUSTER > 1)
                     mbarrier_arrive_at(empty + 8 * ((c - 1) % S::STAGES), lane);
@@ -101,11 +102,11 @@ template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &a
                     mbarrier_arrive(empty + 8 * ((c - 1) % S::STAGES));
             }
         };
-        for (int c = 0; c + 1 < S::CHUNKS; c += 2) {
+        if constexpr (S::CHUNKS % 2) step(0, a[1]); // in front: behind the loop the assembler would wait for each wgmma
+        for (int c = S::CHUNKS % 2; c < S::CHUNKS; c += 2) {
             step(c, a[0]);
             step(c + 1, a[1]);
         }
-        if constexpr (S::CHUNKS % 2) step(S::CHUNKS - 1, a[0]);
         wgmma_wait<0>();
         wait_for_previous(); // the epilogue reads what other kernels wrote
         finish_tile<S, W>(args, acc, shared, t, channel, group * 4 + block, true, i0, thread);

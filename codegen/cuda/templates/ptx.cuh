@@ -43,7 +43,12 @@ __device__ __forceinline__ void mma(int *d, const uint32_t *a, uint32_t b0, uint
 }
 
 // d += a b, a: 16 x 16 bf16, b: 16 x 8, f32 sums. sm_75 has no bf16 in its tensor cores: there every lane gathers what its sums need.
-__device__ __forceinline__ void mma(float *d, const uint32_t *a, uint32_t b0, uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+__device__ __forceinline__
+#else
+__device__ __noinline__ // inlined hundreds of times it takes NVRTC minutes
+#endif
+void mma(float *d, const uint32_t *a, uint32_t b0, uint32_t b1) {
 #if __CUDA_ARCH__ >= 800
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
