@@ -28,6 +28,6 @@ foreach(test runtime_cuda_choose runtime_cuda_emulated runtime_cuda_fused runtim
   target_compile_definitions(unit_${test} PRIVATE SYL_CXX="${CMAKE_CXX_COMPILER}")
 endforeach()
 # Minutes under the address sanitizer, whose own work is most of it: generated kernels on the emulation. The generators are under it in other tests.
-set_tests_properties(unit/codegen_cuda_attention unit/runtime_cuda_choose unit/runtime_cuda_fused unit/runtime_cuda_tune_emulated PROPERTIES LABELS emulation)
+set_tests_properties(unit/codegen_cuda_attention unit/codegen_cuda_rows unit/runtime_cuda_choose unit/runtime_cuda_fused unit/runtime_cuda_tune_emulated PROPERTIES LABELS emulation)
 add_test(NAME tools/cuda COMMAND ${python} ${CMAKE_CURRENT_SOURCE_DIR}/cuda.py $<TARGET_FILE:syl> ${CMAKE_CURRENT_BINARY_DIR}/fake_cuda ${work}/cuda)
 set_tests_properties(tools/cuda PROPERTIES ENVIRONMENT "${environment}")
