@@ -85,7 +85,7 @@ typedef struct cu_stream_part {
 cu_stream_part cu_stream_part_of(const kir_kernel *kernel, const syl_cuda_target *target,
                                  const syl_cuda_variant *variant);
 double cu_stream_part_cost(const kir_kernel *kernel, const syl_cuda_target *target,
-                           const syl_cuda_variant *variant, int64_t rows, double before, int64_t more);
+                           const syl_cuda_variant *variant, double before, int64_t more);
 /* Prints Args, Epilogue and Shape, and fills the launch but for threads and shared memory. */
 SYL_NODISCARD syl_status cu_print_stream_part(cu_source *s);
 

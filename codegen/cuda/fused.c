@@ -116,8 +116,8 @@ double syl_cuda_fused_cost(const syl_cuda_fused *fused, const syl_cuda_target *t
     double most = 0;
     if (fused->fusion == SYL_CUDA_PROLOGUE) {
         places p = places_of(fused, target);
-        return cu_stream_part_cost(fused->kernels[1], target, &fused->variants[1], fused->max_rows,
-                                   p.rows.seconds, p.size - p.gemm.shared);
+        return cu_stream_part_cost(fused->kernels[1], target, &fused->variants[1], p.rows.seconds,
+                                   p.size - p.gemm.shared);
     }
     for (int p = 0; p < fused->n; p++) {
         double cost = sibling_of(fused, p).seconds;

@@ -65,19 +65,17 @@ static double rate_of_block(const kir_kernel *kernel, const plan *p) {
     const kir_weight_codes *codes = &kernel->gemm.codes;
     double rate = !codes->bits ? 20e9 : codes->two_level ? 10e9 : kir_scaled_groups(codes) ? 8e9 : 12e9;
     if (kernel->gemm.dot == KIR_DOT_MMA_BF16 && kernel->buffers.p[kernel->gemm.w].elem == KIR_I8) rate *= 0.5;
-    if (p->warps == 4) rate *= 0.6;
+    rate *= p->warps == 4 ? 0.6 : p->warps == 16 ? 1.5 : 1;
     return p->tile.tokens == 16 ? rate * 0.95 : rate;
 }
 
-/* Time to read the weights once for each block of rows: by memory as a whole, and by the multiprocessor with the most blocks. Before that,
- * each block is busy with something else for a while. */
-static double cost_of(const kir_kernel *kernel, const syl_cuda_target *target, const plan *p, int64_t rows,
-                      double before) {
+/* Time to read the weights once for each block of rows: by memory as a whole, and by the multiprocessor with the most blocks. */
+static double cost_of(const kir_kernel *kernel, const syl_cuda_target *target, const plan *p, int64_t rows) {
     cu_rates rates = cu_rates_of(target);
     int64_t x = syl_ceil_div(rows, p->tile.tokens), blocks = p->units * p->split * x;
     if (p->split > 1 && x > MAX_BLOCKS_X) return 1;
     double bytes = cu_gemm_weight_bytes(kernel) * (double)x, block = bytes / (double)blocks;
-    int64_t resident = target->shared / (p->shared + 1024), by_registers = p->warps == 4 ? 4 : 2;
+    int64_t resident = target->shared / (p->shared + 1024), by_registers = 16 / p->warps;
     if (resident > by_registers) resident = by_registers;
     if (resident < 1) resident = 1;
     int64_t together = syl_ceil_div(blocks, target->sms);
@@ -85,7 +83,7 @@ static double cost_of(const kir_kernel *kernel, const syl_cuda_target *target, c
     double share = rates.bytes / target->sms * 0.95, rate = rate_of_block(kernel, p) * (double)together;
     if (rate > share) rate = share;
     double waves = (double)syl_ceil_div(blocks, target->sms * together);
-    double time = waves * ((double)together * block / rate + before), memory = bytes / rates.bytes + before;
+    double time = waves * (double)together * block / rate, memory = bytes / rates.bytes;
     if (memory > time) time = memory;
     return 2e-6 + time + (p->split > 1 ? 0.7e-6 + p->split * 0.03e-6 : 0);
 }
@@ -93,7 +91,7 @@ static double cost_of(const kir_kernel *kernel, const syl_cuda_target *target, c
 double cu_cost_gemm_stream(const kir_kernel *kernel, const syl_cuda_target *target,
                            const syl_cuda_variant *variant, int64_t rows) {
     plan p = plan_of(kernel, variant);
-    return cost_of(kernel, target, &p, rows, 0);
+    return cost_of(kernel, target, &p, rows);
 }
 
 /* ---- behind a prologue ---- */
@@ -119,11 +117,23 @@ cu_stream_part cu_stream_part_of(const kir_kernel *kernel, const syl_cuda_target
                             .tokens = cu_gemm_branch_bytes(kernel, p.tile.tokens)};
 }
 
+/* Blocks of launches that begin early wait with their first weights in registers. What is left is the rest of the weights, and a chain of latencies
+ * (measured on an H100): the wait, the prologue, chunks of k, sums of phases, of blocks, and the epilogue. */
 double cu_stream_part_cost(const kir_kernel *kernel, const syl_cuda_target *target,
-                           const syl_cuda_variant *variant, int64_t rows, double before, int64_t more) {
+                           const syl_cuda_variant *variant, double before, int64_t more) {
     plan p = part_of(kernel, variant);
+    cu_rates rates = cu_rates_of(target);
     p.shared += more;
-    return cost_of(kernel, target, &p, rows, before);
+    int64_t blocks = p.units * p.split, phases = p.warps / 4, resident = target->shared / (p.shared + 1024);
+    if (resident < 1 || p.warps == 16) resident = 1;
+    double bytes = cu_gemm_weight_bytes(kernel), block = bytes / (double)blocks, chunk = block / (double)p.chunks;
+    double ahead = (double)(phases * p.depth) * chunk, waves = (double)syl_ceil_div(blocks, target->sms * resident);
+    if (ahead > block) ahead = block;
+    if (target->arch < 90) ahead = 0;
+    double left = waves * (block - ahead) / rate_of_block(kernel, &p), memory = (bytes - (double)blocks * ahead) / rates.bytes;
+    return 0.7e-6 + waves * before + (memory > left ? memory : left) +
+           (double)syl_ceil_div(p.chunks, phases) * 0.04e-6 + (phases > 1 ? 0.13e-6 : 0) +
+           (p.split > 1 ? 1.9e-6 : 0) + 0.4e-6;
 }
 
 syl_status cu_print_stream_part(cu_source *s) {

@@ -20,8 +20,12 @@ const char *rows_array(rows_state *r, int inst, int layout) {
                   : syl_arena_printf(r->s->arena, "v%d", inst);
 }
 
+const char *rows_meeting(const rows_state *r) {
+    return syl_arena_printf(r->s->arena, "%d, %s", r->shape.threads, r->own ? "true" : "false");
+}
+
 void rows_sync(rows_state *r) {
-    syl_text_printf(r->s->out, "    %s;\n", r->shape.threads > 32 ? "__syncthreads()" : "__syncwarp()");
+    syl_text_printf(r->s->out, "    meet<%s>(part);\n", rows_meeting(r));
     r->busy = false;
 }
 
@@ -568,9 +572,13 @@ static syl_status print_rows(rows_state *r) {
     return SYL_OK;
 }
 
+enum { most_barriers = 15 }; /* besides that of the whole block */
+
 /* Args, tables and functions that the rows' code stands on. */
 static syl_status print_before(rows_state *r) {
     cu_source *s = r->s;
+    /* a projection is work of the whole block */
+    r->own = r->block_threads > r->shape.threads && r->parts <= most_barriers && !projects(s->kernel);
     r->have = SYL_NEW_ARRAY(s->arena, bool, s->kernel->body.n *ROWS_LAYOUTS);
     cu_template(s, "rows.cuh");
     cu_print_args(s);
@@ -634,8 +642,8 @@ cu_rows_part cu_rows_part_of(const kir_kernel *kernel, int threads, int64_t rows
     /* a read of memory, exchanges and barriers behind each other, the row itself; a projection's matrix */
     double turn = 0.5e-6 + steps * 0.04e-6 + shape.registers * 8e-9 + matrix;
     part.seconds = turn + (double)(turns - 1) * (turn - 0.2e-6);
-    part.fits =
-        part.threads <= 384 && shape.registers <= unrolled_registers; /* both kernels have registers then */
+    part.fits = part.threads <= 512 && shape.registers <= unrolled_registers &&
+                part.threads * registers_of(kernel, &shape) <= 65536;
     return part;
 }
 
@@ -646,25 +654,27 @@ syl_status cu_print_rows_part(cu_source *s, const cu_rows_part *part, int64_t sh
                     .block_threads = part->threads,
                     .shared = shared,
                     .first = "first"};
-    int t = r.shape.threads, parts = (int)syl_ceil_div(part->threads, t);
-    r.parts = parts;
+    int t = r.shape.threads;
+    r.parts = (int)syl_ceil_div(part->threads, t);
     SYL_TRY(print_before(&r));
-    syl_text_printf(
-        s->out,
-        "\n// Rows [first, end), %d at a time.\n"
-        "__device__ __forceinline__ void compute_rows(const Args &args, int first, const int end) {\n"
-        "    const int t = threadIdx.x %% %d, part = threadIdx.x / %d;\n"
-        "    for (;;) {\n"
-        "    const int number = %s;\n",
-        part->rows, t, t,
-        parts > part->rows ? syl_arena_printf(s->arena, "part < %d ? first + part : args.rows", part->rows)
-                           : "first + part");
+    syl_text_printf(s->out,
+                    "\n// Rows [first, end), %d at a time.\n"
+                    "__device__ __forceinline__ void compute_rows(const Args &args, int first, const int end) {\n"
+                    "    const int t = threadIdx.x %% %d, part = threadIdx.x / %d;\n"
+                    "    for (;;) {\n",
+                    part->rows, t, t);
+    if (r.own && r.parts > part->rows) /* the others have nothing to do */
+        syl_text_printf(s->out, "    if (part < %d) {\n    const int number = first + part;\n", part->rows);
+    else
+        syl_text_printf(s->out, "    {\n    const int number = %s;\n",
+                        r.parts > part->rows ? syl_arena_printf(s->arena, "part < %d ? first + part : args.rows", part->rows)
+                                             : "first + part");
     print_places(&r, true);
     if (waits) SYL_TRY(print_wait(&r));
     SYL_TRY(print_rows(&r));
     syl_text_printf(
         s->out,
-        "    first += %d;\n    if (first >= end) break;\n    __syncthreads(); // shared memory is "
+        "    }\n    first += %d;\n    if (first >= end) break;\n    __syncthreads(); // shared memory is "
         "used again\n    }\n}\n#undef UNROLL\n",
         part->rows);
     return SYL_OK;

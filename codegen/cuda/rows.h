@@ -60,6 +60,7 @@ typedef struct rows_state {
     rows_shape shape;
     int rows_per_block;
     int parts; /* of the block's threads: rows in shared memory; those behind rows_per_block are no rows */
+    bool own;  /* each row's threads meet at a barrier of their own */
     int block_threads;
     int64_t shared;    /* where the rows begin in shared memory, bytes */
     const char *first; /* C expression: the block's first row */
@@ -73,6 +74,7 @@ typedef struct rows_state {
 
 const char *rows_suffix(rows_state *r, int layout); /* "[e]", "_2[e]" */
 const char *rows_array(rows_state *r, int inst, int layout);
+const char *rows_meeting(const rows_state *r); /* "128, true": how the threads of a row meet */
 void rows_sync(rows_state *r);
 void rows_before_writing(rows_state *r);                       /* a sync where the row is still being read */
 int rows_use_layout(rows_state *r, const rows_layout *layout); /* its number; declares its columns once */

@@ -1,6 +1,7 @@
 /* How a row is dealt to threads: choosing their number, the layouts of a transform's passes, and paddings without bank conflicts. All of it
  * depends on the kernel alone. */
 #include <math.h>
+
 #include <string.h>
 #include "base/size.h"
 #include "codegen/cuda/rows.h"
@@ -16,6 +17,12 @@ static bool is_power_of_two(int64_t n) {
 }
 static int log2_of(int64_t n) {
     return n <= 1 ? 0 : 1 + log2_of(n / 2);
+}
+
+/* A small row is a step of latencies: many threads with few columns each, and few exchanges. A long one is a matter of throughput: wide loads, and exchanges rather
+ * than shuffles. */
+static bool is_small(int64_t cols) {
+    return cols <= 2048;
 }
 
 /* Neighbours for loads of 16 bytes of the narrowest elements. */
@@ -120,7 +127,7 @@ int rows_plan_hadamard(const kir_kernel *kernel, const kir_inst *inst, int threa
             bits -= low;
             step <<= low;
             int lanes = log2_of(threads < 32 ? threads : 32), high = log2_of(home.r);
-            if (bits <= 4 && bits <= lanes && 1 << low == vector) { /* and within a warp */
+            if (bits <= (is_small(p.cols) ? 5 : 4) && bits <= lanes && 1 << low == vector) { /* and within a warp */
                 first->lanes = 1 << bits;
                 bits = 0;
             } else if (factor == p.cols && is_power_of_two(home.r) && high < bits) {
@@ -149,14 +156,15 @@ static double waste(const rows_layout *l, int64_t cols, int threads) {
 
 static double badness(const kir_kernel *kernel, int threads, int vector, int *registers) {
     rows_layout home = home_of(kernel->cols, threads, vector);
-    double sum = waste(&home, kernel->cols, threads), ideal = 16;
+    bool small = is_small(kernel->cols);
+    double sum = waste(&home, kernel->cols, threads), ideal = small ? 8 : 16;
     *registers = rows_registers(&home);
     for (size_t i = 0; i < kernel->body.n; i++) {
         const kir_inst *inst = &kernel->body.p[i];
         if (inst->op != KIR_hadamard) continue;
         rows_pass passes[ROWS_PASSES];
         int n = rows_plan_hadamard(kernel, inst, threads, vector, passes);
-        if (n > 1) ideal = 30;
+        if (n > 1 && !small) ideal = 30;
         for (int k = 1; k < n; k++) {
             sum += waste(&passes[k].layout, kernel->cols, threads) / (n - 1) + 0.5;
             if (rows_registers(&passes[k].layout) > *registers)

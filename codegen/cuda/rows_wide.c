@@ -28,8 +28,8 @@ void rows_reduce(rows_state *r, int inst) {
     const char *place = "nullptr";
     if (r->shape.threads > 32)
         place = syl_arena_printf(s->arena, "partial + %d", r->reductions++ * (r->shape.threads / 32));
-    syl_text_printf(s->out, "    const float v%d = %s_over<%d>(part%d, %s, t);\n", inst, sum ? "sum" : "max",
-                    r->shape.threads, inst, place);
+    syl_text_printf(s->out, "    const float v%d = %s_over<%s>(part%d, %s, t, part);\n", inst,
+                    sum ? "sum" : "max", rows_meeting(r), inst, place);
     if (r->shape.threads > 32) r->busy = false;
 }
 

@@ -4,6 +4,7 @@
  * GEMM if all that the first writes are values which the second alone reads. Row-wise neighbours are siblings if none reads what another writes. In the
  * end the values that are still in memory are given cells, in the order of the launches. */
 #include "codegen/cuda/schedule.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/size.h"
@@ -105,16 +106,16 @@ static bool all_for_next(const planner *p, int step) {
 
 enum { most_variants = 128 };
 
-/* With the GEMM's own variant where that was measured and streams, else with the quickest that does; false where that does not pay. */
+/* With the quickest of the GEMM's variants that stream; with its own where that was measured and is not much slower here: it was measured alone, with all its
+ * weights in memory. False where launching together does not pay. */
 static bool is_prologue(planner *p, int step, syl_cuda_fused *fused) {
     if (!all_for_next(p, step) || kernel_of(p, step)->kind != KIR_ROWS) return false;
     *fused = group(p, SYL_CUDA_PROLOGUE, step, 2);
     double apart = 0, best = 0;
     for (int k = 0; k < 2; k++)
         apart += syl_cuda_cost(fused->kernels[k], p->target, &fused->variants[k], fused->max_rows);
-    if (p->measured && syl_cuda_fused_fits(fused, p->target))
-        return syl_cuda_fused_cost(fused, p->target) <= apart;
-    syl_cuda_variant variants[most_variants], chosen = {0};
+    syl_cuda_variant variants[most_variants], own = fused->variants[1], chosen = own;
+    double measured = p->measured && syl_cuda_fused_fits(fused, p->target) ? syl_cuda_fused_cost(fused, p->target) : INFINITY;
     int n = syl_cuda_variants(fused->kernels[1], p->target, fused->max_rows, variants, most_variants);
     for (int i = 0; i < n; i++) {
         fused->variants[1] = variants[i];
@@ -124,7 +125,7 @@ static bool is_prologue(planner *p, int step, syl_cuda_fused *fused) {
         best = cost;
         chosen = variants[i];
     }
-    fused->variants[1] = chosen;
+    fused->variants[1] = measured <= best * 1.3 ? own : chosen;
     return best > 0 && best <= apart;
 }
 

@@ -70,12 +70,13 @@ static inline int __dp4a(int a, int b, int sum) {
 
 namespace emulation {
 struct index3 { unsigned x, y, z; };
-enum waiting { RUNNING, AT_BLOCK, AT_WARP, DONE };
+enum waiting { RUNNING, AT_BLOCK, AT_WARP, AT_BARRIER, DONE };
 struct fiber {
     ucontext_t start;
     jmp_buf at;
     bool begun;
     waiting state;
+    int number, expected; // of the barrier
     char *stack;
     ~fiber() { free(stack); }
 };
@@ -119,6 +120,25 @@ static inline bool release(int begin, int end, waiting state) {
     return some;
 }
 
+// So many threads as each expects wait at a barrier of one number: they go on.
+static inline bool release_barriers() {
+    bool some = false;
+    for (int i = 0; i < threads; i++) {
+        if (fibers[i].state != AT_BARRIER) continue;
+        int n = 0;
+        for (int j = 0; j < threads; j++) n += fibers[j].state == AT_BARRIER && fibers[j].number == fibers[i].number;
+        if (n > fibers[i].expected) {
+            fprintf(stderr, "emulation: %d threads at barrier %d of %d\n", n, fibers[i].number, fibers[i].expected);
+            abort();
+        }
+        if (n < fibers[i].expected) continue;
+        for (int j = threads - 1; j >= i; j--)
+            if (fibers[j].state == AT_BARRIER && fibers[j].number == fibers[i].number) fibers[j].state = RUNNING;
+        some = true;
+    }
+    return some;
+}
+
 static void run_block() {
     for (int i = 0; i < threads; i++) {
         fibers[i].state = RUNNING;
@@ -140,7 +160,7 @@ static void run_block() {
             makecontext(&fibers[i].start, entry, 0);
             swapcontext(&main_context, &fibers[i].start);
         }
-        bool done = true, moved = release(0, threads, AT_BLOCK);
+        bool done = true, moved = release(0, threads, AT_BLOCK) | release_barriers();
         for (int w = 0; w < threads; w += 32) moved |= release(w, w + 32 < threads ? w + 32 : threads, AT_WARP);
         for (int i = 0; i < threads; i++) done = done && fibers[i].state == DONE;
         if (done) return;
@@ -187,7 +207,11 @@ static inline uint4 load_once(const void *p) { return *(const uint4 *)p; }
 static inline void copy_async(uint32_t shared, const void *global) { memcpy(shared_memory + shared, global, 16); }
 static inline void copy_commit() {}
 template <int PENDING> static inline void copy_wait() {}
-static inline void barrier(int, int) { __syncthreads(); } // of all threads that are left, here
+static inline void barrier(int number, int count) {
+    emulation::fibers[emulation::current].number = number;
+    emulation::fibers[emulation::current].expected = count;
+    emulation::wait(emulation::AT_BARRIER);
+}
 
 namespace emulation {
 static uint32_t lanes[max_threads][6];

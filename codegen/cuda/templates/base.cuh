@@ -37,6 +37,15 @@ __device__ inline void let_next_begin() {
 #endif
 }
 
+// ---- barriers ----
+
+#ifdef __CUDACC_RTC__
+// Of `threads` threads of the block; barrier 0 is __syncthreads.
+__device__ __forceinline__ void barrier(int number, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+#endif
+
 // ---- number formats: to nearest, ties to even ----
 
 __device__ inline float widen(float x) { return x; }

@@ -134,69 +134,84 @@ template <class S> struct Branch {
 // ---- the end of a tile ----
 
 // Sums go through shared memory, so that neighbouring threads have neighbouring channels in the epilogue, WIDTH of them each: SPLIT_TOKENS tokens at
-// a time. What the epilogue reads of other matrices is read for several tokens before the first is used. `channel` is the tile's first, `block`
-// this warp's first block of 16 channels in it, `owner` whether the warp has sums.
-template <class S, class Sum>
-__device__ __forceinline__ void store_tile(const typename S::Args &args, Sum (&sums)[S::BLOCKS][S::TOKENS / 2], uint8_t *shared, int channel,
-                                           int block, bool owner, int i0, int thread) {
+// a time. What the epilogue reads of other matrices is read for several tokens before the first is used.
+template <class S> struct TileEnd {
     typedef typename S::Epilogue Epilogue;
-    constexpr int CHANNELS = S::CHANNELS, STRIDE = CHANNELS + 4, AT_ONCE = S::SPLIT_TOKENS, WIDTH = Epilogue::WIDTH,
-                  ACROSS = CHANNELS / WIDTH, DOWN = S::THREADS / ACROSS, TURNS = AT_ONCE / DOWN > 0 ? AT_ONCE / DOWN : 1,
-                  BATCH = TURNS < 8 ? TURNS : 8;
-    Sum *tile = (Sum *)shared;
-    int lane = thread % 32, c0 = thread % ACROSS * WIDTH, j = channel + c0;
-    typename Epilogue::Col col = Epilogue::col(args, j < S::N ? j : S::N - WIDTH);
+    static constexpr int CHANNELS = S::CHANNELS, STRIDE = CHANNELS + 4, AT_ONCE = S::SPLIT_TOKENS, WIDTH = Epilogue::WIDTH,
+                         ACROSS = CHANNELS / WIDTH, DOWN = S::THREADS / ACROSS, TURNS = AT_ONCE / DOWN > 0 ? AT_ONCE / DOWN : 1,
+                         BATCH = TURNS < 8 ? TURNS : 8;
+    int c0, j, down; // this thread's first channel in the tile and in the matrix; its token of each turn
+    typename Epilogue::Col col;
+    typename Epilogue::Row row[BATCH];
+    typename Epilogue::Elem elem[BATCH];
+
+    // Values of columns are weights: they may be read before the kernel in front has ended. `channel` is the tile's first.
+    __device__ __forceinline__ void load_columns(const typename S::Args &args, int channel, int thread) {
+        c0 = thread % ACROSS * WIDTH, j = channel + c0, down = thread / ACROSS;
+        col = Epilogue::col(args, j < S::N ? j : S::N - WIDTH);
+    }
+
+    // For the tokens `first` + down, + DOWN ... of the matrix.
+    __device__ __forceinline__ void load_rows(const typename S::Args &args, int first) {
 #pragma unroll
-    for (int first = 0; first < S::TOKENS; first += AT_ONCE) {
-        barrier(1, S::THREADS);
-        if (owner) {
-#pragma unroll
-            for (int b = 0; b < S::BLOCKS; b++)
-#pragma unroll
-                for (int t = 0; t < AT_ONCE / 8; t++)
-#pragma unroll
-                    for (int r = 0; r < 4; r++) {
-                        int token = 8 * t + lane % 4 * 2 + r % 2, c = (block + b) * 16 + lane / 4 + r / 2 * 8;
-                        tile[token * STRIDE + c] = sums[b][4 * (first / 8 + t) + r];
-                    }
+        for (int u = 0; u < BATCH; u++) {
+            int i = first + down + u * DOWN;
+            i = i < args.rows ? i : args.rows - 1;
+            row[u] = Epilogue::row(args, i);
+            elem[u] = Epilogue::elem(args, i, j < S::N ? j : S::N - WIDTH, row[u]);
         }
-        barrier(1, S::THREADS);
-        if (j >= (S::N + 63) / 64 * 64) continue;
-        for (int turn = 0; turn < TURNS; turn += BATCH) {
-            int begin = turn * DOWN + thread / ACROSS;
-            if (i0 + first + begin >= args.rows) break;
-            typename Epilogue::Row row[BATCH];
-            typename Epilogue::Elem elem[BATCH];
+    }
+
+    // `block`: this warp's first block of 16 channels in the tile; `owner`: whether the warp has sums; `loaded`: load_rows(i0) came before.
+    template <class Sum>
+    __device__ __forceinline__ void store(const typename S::Args &args, Sum (&sums)[S::BLOCKS][S::TOKENS / 2], uint8_t *shared, int block,
+                                          bool owner, int i0, int thread, bool loaded) {
+        Sum *tile = (Sum *)shared;
+        int lane = thread % 32;
 #pragma unroll
-            for (int u = 0; u < BATCH; u++) {
-                int i = i0 + first + begin + u * DOWN;
-                i = i < args.rows ? i : args.rows - 1;
-                row[u] = Epilogue::row(args, i);
-                elem[u] = Epilogue::elem(args, i, j < S::N ? j : S::N - WIDTH, row[u]);
+        for (int first = 0; first < S::TOKENS; first += AT_ONCE) {
+            barrier(1, S::THREADS);
+            if (owner) {
+#pragma unroll
+                for (int b = 0; b < S::BLOCKS; b++)
+#pragma unroll
+                    for (int t = 0; t < AT_ONCE / 8; t++)
+#pragma unroll
+                        for (int r = 0; r < 4; r++) {
+                            int token = 8 * t + lane % 4 * 2 + r % 2, c = (block + b) * 16 + lane / 4 + r / 2 * 8;
+                            tile[token * STRIDE + c] = sums[b][4 * (first / 8 + t) + r];
+                        }
             }
+            barrier(1, S::THREADS);
+            if (j >= (S::N + 63) / 64 * 64) continue;
+            for (int turn = 0; turn < TURNS; turn += BATCH) {
+                int begin = i0 + first + turn * DOWN;
+                if (begin + down >= args.rows) break;
+                if (!loaded || first + turn > 0) load_rows(args, begin);
 #pragma unroll
-            for (int u = 0; u < BATCH; u++) {
-                int token = begin + u * DOWN, i = i0 + first + token;
-                if (token >= AT_ONCE || i >= args.rows) continue;
-                if (j < S::N)
-                    Epilogue::store(args, i, j, &tile[token * STRIDE + c0], row[u], col, elem[u]);
-                else
-                    Epilogue::pad(args, i, j);
+                for (int u = 0; u < BATCH; u++) {
+                    int token = (turn + u) * DOWN + down, i = i0 + first + token;
+                    if (token >= AT_ONCE || i >= args.rows) continue;
+                    if (j < S::N)
+                        Epilogue::store(args, i, j, &tile[token * STRIDE + c0], row[u], col, elem[u]);
+                    else
+                        Epilogue::pad(args, i, j);
+                }
             }
         }
     }
-}
+};
 
-// From the sums of the main loop to memory. Branch: `t` is where stage() put the rows.
+// From the sums of the main loop to memory. Branch: `t` is where stage() put the rows. The end's columns are loaded.
 template <class S, class W, class Acc>
-__device__ __forceinline__ void finish_tile(const typename S::Args &args, Acc (&acc)[S::BLOCKS][S::TOKENS / 2], uint8_t *shared,
-                                            uint8_t *t, int channel, int block, bool owner, int i0, int thread) {
+__device__ __forceinline__ void finish_tile(const typename S::Args &args, TileEnd<S> &end, Acc (&acc)[S::BLOCKS][S::TOKENS / 2], uint8_t *shared,
+                                            uint8_t *t, int channel, int block, bool owner, int i0, int thread, bool loaded) {
 #pragma unroll
     for (int b = 0; b < S::BLOCKS; b++)
 #pragma unroll
         for (int r = 0; r < S::TOKENS / 2; r++) acc[b][r] = W::finish(acc[b][r]);
     if constexpr (S::RANK == 0) {
-        store_tile<S>(args, acc, shared, channel, block, owner, i0, thread);
+        end.store(args, acc, shared, block, owner, i0, thread, loaded);
     } else {
         typedef typename S::Scaled Scaled;
         float sums[S::BLOCKS][S::TOKENS / 2];
@@ -221,6 +236,14 @@ __device__ __forceinline__ void finish_tile(const typename S::Args &args, Acc (&
                 if (first < (S::N + 63) / 64 * 64) Branch<S>::add(sums[b], (const uint8_t *)args.buffers[S::U], first, shared_address(t), lane);
             }
         }
-        store_tile<S>(args, sums, shared, channel, block, owner, i0, thread);
+        end.store(args, sums, shared, block, owner, i0, thread, loaded);
     }
+}
+
+template <class S, class W, class Acc>
+__device__ __forceinline__ void finish_tile(const typename S::Args &args, Acc (&acc)[S::BLOCKS][S::TOKENS / 2], uint8_t *shared,
+                                            uint8_t *t, int channel, int block, bool owner, int i0, int thread) {
+    TileEnd<S> end;
+    end.load_columns(args, channel, thread);
+    finish_tile<S, W>(args, end, acc, shared, t, channel, block, owner, i0, thread, false);
 }

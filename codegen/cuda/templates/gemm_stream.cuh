@@ -27,6 +27,8 @@ __device__ __forceinline__ void gemm_stream(const typename S::Args &args, const 
         int c = begin + phase + d * S::PHASES;
         if (c < end && (!P::HERE || thread < S::ALL_THREADS)) W::template load<false>(raw[d][0], weights + (int64_t)c * W::CHUNK, block, lane);
     }
+    TileEnd<S> results;
+    results.load_columns(args, unit * 64, thread);
     let_next_begin();
     wait_for_previous();
 
@@ -53,6 +55,7 @@ __device__ __forceinline__ void gemm_stream(const typename S::Args &args, const 
         __syncthreads();
     }
 
+    if constexpr (S::SPLIT == 1) results.load_rows(args, i0);
     Acc acc[1][S::TOKENS / 2];
     typename S::Sum sums[1][S::TOKENS / 2];
 #pragma unroll
@@ -107,5 +110,5 @@ __device__ __forceinline__ void gemm_stream(const typename S::Args &args, const 
                 for (int r = 0; r < S::TOKENS / 2; r++) acc[0][r] += __ldcg(&parts[((z * 4 + block) * (S::TOKENS / 2) + r) * 32 + lane]);
             }
     }
-    finish_tile<S, W>(args, acc, tokens, t, unit * 64, block, phase == 0, i0, thread);
+    finish_tile<S, W>(args, results, acc, tokens, t, unit * 64, block, phase == 0, i0, thread, S::SPLIT == 1);
 }

@@ -94,9 +94,4 @@ template <int PENDING> __device__ __forceinline__ void copy_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 #endif
 }
-
-// A barrier of `threads` threads of the block; barrier 0 is __syncthreads.
-__device__ __forceinline__ void barrier(int number, int threads) {
-    asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
-}
 #endif

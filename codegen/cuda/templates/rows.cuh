@@ -34,16 +34,27 @@ __device__ inline void get(const float *p, float *x) {
     }
 }
 
+// The threads of a row meet: all of the block's, or at a barrier of the row's OWN.
+template <int T, bool OWN>
+__device__ inline void meet(int part) {
+    if constexpr (T <= 32)
+        __syncwarp();
+    else if constexpr (OWN)
+        barrier(1 + part, T);
+    else
+        __syncthreads();
+}
+
 // ---- reductions: the threads of a row, then its warps in order; all of them get the result ----
 
-template <int T>
-__device__ inline float sum_over(const float *part, float *partial, int t) {
-    float x = (part[0] + part[1]) + (part[2] + part[3]);
+template <int T, bool OWN>
+__device__ inline float sum_over(const float *sums, float *partial, int t, int part) {
+    float x = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     #pragma unroll
     for (int d = (T < 32 ? T : 32) / 2; d > 0; d /= 2) x += __shfl_xor_sync(0xffffffffu, x, d);
     if constexpr (T > 32) {
         if (t % 32 == 0) partial[t / 32] = x;
-        __syncthreads();
+        meet<T, OWN>(part);
         x = partial[0];
         #pragma unroll
         for (int w = 1; w < T / 32; w++) x += partial[w];
@@ -51,14 +62,14 @@ __device__ inline float sum_over(const float *part, float *partial, int t) {
     return x;
 }
 
-template <int T>
-__device__ inline float max_over(const float *part, float *partial, int t) {
-    float x = larger(larger(part[0], part[1]), larger(part[2], part[3]));
+template <int T, bool OWN>
+__device__ inline float max_over(const float *sums, float *partial, int t, int part) {
+    float x = larger(larger(sums[0], sums[1]), larger(sums[2], sums[3]));
     #pragma unroll
     for (int d = (T < 32 ? T : 32) / 2; d > 0; d /= 2) x = larger(x, __shfl_xor_sync(0xffffffffu, x, d));
     if constexpr (T > 32) {
         if (t % 32 == 0) partial[t / 32] = x;
-        __syncthreads();
+        meet<T, OWN>(part);
         x = partial[0];
         #pragma unroll
         for (int w = 1; w < T / 32; w++) x = larger(x, partial[w]);
