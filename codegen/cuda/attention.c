@@ -1,5 +1,6 @@
 /* Causal attention over the paged KV cache (templates/attention.cuh, paged_attention.cuh). split=0: a block has the query heads of one KV head for some tokens and
- * walks all pages. split=1: a block for each token and page; the last one to arrive merges.
+ * walks all pages. split=1: a block for each token and page. A cluster merges the pages of its blocks in shared memory, up to two a block;
+ * more pages are merged in memory, by the last block to arrive.
  *
  * Invariant: both make the same sums in the same order, so which one runs never shows in the bits. */
 #include "base/size.h"
@@ -10,6 +11,8 @@ enum {
     most_dim = 1024,
     threads = 256,
     pages_at_once = 32, /* that are merged; as in the template */
+    cluster = 8,        /* blocks of a token's pages, on sm_90 and later */
+    near_pages = 2,     /* of a block whose cluster merges */
 };
 
 typedef struct attention_tile {
@@ -128,60 +131,103 @@ static void print_whole(cu_source *s, const attention_tile *tile) {
         tile->tokens, tile->tokens, a->seq, tile->tokens, tile->step);
 }
 
-/* A block's page is found before the kernel in front has ended: positions, sequences and the page table are arguments of the run. Those are reads that
- * wait for each other. */
+static int cluster_of(const cu_source *s) {
+    return s->target->arch >= 90 ? cluster : 1;
+}
+
+/* Pages of a token that its first cluster merges by itself. */
+static int pages_near(const cu_source *s) {
+    return cluster_of(s) > 1 ? cluster * near_pages : 1;
+}
+
+/* A block's page is found before the kernel in front has ended, and fetched towards it: positions, sequences and the page table are arguments of the run.
+ * Those are reads that wait for each other. */
 static void print_first_page(cu_source *s) {
     const kir_attention *a = &s->kernel->attention;
     syl_text_printf(s->out,
-                    "    const int row = blockIdx.x;\n"
+                    "    const int row = blockIdx.x, z = blockIdx.z;\n"
                     "    const int last = ((const int *)args.buffers[%d])[row], pages = last / 64 + 1;\n"
                     "    source.sequence = ((const int *)args.buffers[%d])[row];\n"
-                    "    source.page(smaller((int)blockIdx.z, pages - 1) * 64);\n"
+                    "    source.page(smaller(z, pages - 1) * 64);\n"
+                    "    if (z < pages) source.prefetch(t);\n"
                     "    let_next_begin();\n    wait_for_previous();\n",
                     a->pos, a->seq);
 }
 
-static void print_split(cu_source *s, const attention_tile *tile, int64_t block) {
+/* Where results lie in shared memory and in the workspace: offsets and bytes. */
+typedef struct split_places {
+    int64_t parts, near, shared, block;
+} split_places;
+
+static split_places places_of(const cu_source *s, const attention_tile *tile) {
+    int64_t dim = s->kernel->attention.head_dim, widest = dim > 64 ? dim : 64;
+    int64_t parts = 4 * tile->queries * widest, factors = (int64_t)pages_at_once * 4 * tile->queries,
+            result = tile->queries * (dim + 2);
+    split_places p = {.parts = tile_bytes(tile, (int)dim, value_floats(&s->kernel->cache))};
+    p.near = p.parts + (parts > factors ? parts : factors) * 4;
+    p.shared = p.near + (cluster_of(s) > 1 ? near_pages : 1) * result * 4;
+    p.block = syl_ceil_div(result * 4, 256) * 256;
+    return p;
+}
+
+static void print_split(cu_source *s, const attention_tile *tile) {
     const kir_attention *a = &s->kernel->attention;
+    const kir_buffer *q = &s->kernel->buffers.p[a->q];
+    split_places p = places_of(s, tile);
+    int blocks = cluster_of(s);
     syl_text_printf(
         s->out,
-        "    float *parts = (float *)(shared_memory + %lld);\n"
-        "    // more rows than counters: the first block makes all pages\n"
-        "    const bool alone = args.rows > %d || pages == 1;\n"
-        "    if ((int)blockIdx.z >= (alone ? 1 : pages)) return;\n"
-        "    stage(args, s, row, 1, head, heads, t);\n"
+        "    // few pages: the first blocks keep their results in shared memory. Else more rows than counters: the first block makes all pages\n"
+        "    const bool near = pages <= %d, alone = !near && args.rows > %d;\n"
+        "    if (z >= pages || (near && z >= %d) || (alone && z > 0)) return;\n"
+        "    float *parts = (float *)(shared_memory + %lld), *mine = (float *)(shared_memory + %lld);\n"
         "    char *results = (char *)args.workspace + %lld + ((int64_t)blockIdx.y * gridDim.x + row) * "
         "%lld;\n"
         "    const int64_t next = (int64_t)gridDim.x * gridDim.y * %lld; // from a page to the next\n"
-        "    for (int page = blockIdx.z; page < (alone ? pages : (int)blockIdx.z + 1); page++) {\n"
-        "        if (page > (int)blockIdx.z) source.page(page * 64);\n"
-        "        narrow_page<C, %d>(s, source, parts, page * 64, last, t, (float *)(results + page * "
-        "next));\n    }\n"
-        "    if (!alone) __threadfence();\n    __syncthreads();\n"
-        "    if (!alone) {\n"
+        "    stage_token(s, (const %s *)args.buffers[%d] + (int64_t)row * %lld + head * C::D, heads, last, %s, t);\n"
+        "    for (int page = z; page < (near || alone ? pages : z + 1); page += near ? %d : 1) {\n"
+        "        if (page > z) source.page(page * 64);\n"
+        "        narrow_page<C, %d>(s, source, parts, page * 64, last, t, near ? mine + page / %d * Narrow<C>::RESULT : (float *)(results + page * next));\n"
+        "    }\n",
+        pages_near(s), most_split_rows, blocks, (long long)p.parts, (long long)p.near, (long long)SYL_CUDA_COUNTERS,
+        (long long)p.block, (long long)p.block, cu_elem_type(q->elem), a->q, (long long)q->stride, cu_float(s, a->scale),
+        blocks, tile->step, blocks);
+    if (blocks > 1)
+        syl_text_printf(s->out, "    if (near && pages > 1) {\n        __syncwarp();\n        cluster_barrier();\n    }\n");
+    syl_text_printf(
+        s->out,
+        "    if (!near && !alone) __threadfence();\n    __syncthreads();\n"
+        "    if (!near && !alone) {\n"
         "        int *counter = (int *)args.workspace + blockIdx.y * %d + row;\n"
         "        if (t == 0) s.before[0] = __int_as_float(atomicAdd(counter, 1));\n"
         "        __syncthreads();\n"
         "        if (__float_as_int(s.before[0]) != pages - 1) return; // another block is the last\n"
         "        __threadfence();\n"
         "        if (t == 0) *counter = 0;\n    }\n"
-        "    narrow_merge(s, parts, results, next, pages, t, [&](int at, float x) {\n"
-        "        result(args, row, 1, head, heads, at / C::D, at %% C::D, x);\n    });\n",
-        (long long)tile_bytes(tile, a->head_dim, value_floats(&s->kernel->cache)), most_split_rows,
-        (long long)SYL_CUDA_COUNTERS, (long long)block, (long long)block, tile->step, most_split_rows);
+        "    if (!near || z == 0)\n"
+        "        narrow_merge(s, parts, pages, t,\n"
+        "            [&](int page, int n) { return near ? %s : ((const volatile float *)(results + page * next))[n]; },\n"
+        "            [&](int at, float x) { result(args, row, 1, head, heads, at / C::D, at %% C::D, x); });\n",
+        most_split_rows,
+        blocks > 1 ? syl_arena_printf(s->arena, "read_from_block(mine + page / %d * Narrow<C>::RESULT + n, page %% %d)",
+                                      blocks, blocks)
+                   : "mine[n]");
+    if (blocks > 1)
+        syl_text_printf(s->out, "    if (near && pages > 1) {\n        __syncwarp();\n        cluster_barrier(); // no block leaves "
+                                "while its memory is read\n    }\n");
 }
 
 syl_status cu_emit_attention(cu_source *s) {
     const kir_attention *a = &s->kernel->attention;
     bool split = cu_param(s->variant, "split");
     attention_tile tile = tile_of(s->kernel, split);
-    int group = a->heads / a->kv_heads, widest = a->head_dim > 64 ? a->head_dim : 64;
-    int64_t block = syl_ceil_div((int64_t)tile.queries * (a->head_dim + 2) * 4, 256) * 256;
+    int group = a->heads / a->kv_heads;
     cu_template(s, "paged_attention.cuh");
+    if (split && cluster_of(s) > 1) cu_template(s, "hopper.cuh");
     cu_print_args(s);
     print_types(s, &tile);
     print_result(s, &tile);
-    print_stage(s, &tile);
+    if (!split) print_stage(s, &tile);
     syl_text_printf(
         s->out,
         "\nextern \"C\" __global__ void __launch_bounds__(%d, %d) %s(const __grid_constant__ Args args) {\n"
@@ -200,7 +246,7 @@ syl_status cu_emit_attention(cu_source *s) {
         print_first_page(s);
         cu_print_tiled_padding(s, "(int)blockIdx.x",
                                "blockIdx.y == 0 && blockIdx.z == 0 ? (int)blockIdx.x + 1 : 0", "    ");
-        print_split(s, &tile, block);
+        print_split(s, &tile);
     }
     syl_text_printf(s->out, "}\n");
     s->launch->threads = threads;
@@ -208,12 +254,12 @@ syl_status cu_emit_attention(cu_source *s) {
     s->launch->blocks_y = (int64_t)a->kv_heads * tile.pieces;
     s->launch->shared = tile_bytes(&tile, a->head_dim, value_floats(&s->kernel->cache));
     if (split) {
-        int64_t parts = (int64_t)4 * tile.queries * widest,
-                factors = (int64_t)pages_at_once * 2 * tile.queries;
-        s->launch->shared += (parts > factors ? parts : factors) * 4;
+        split_places p = places_of(s, &tile);
+        s->launch->shared = p.shared;
         s->launch->positions_per_block = SYL_KV_PAGE;
+        s->launch->cluster_z = cluster_of(s);
         s->launch->counters = SYL_CUDA_COUNTERS;
-        s->launch->workspace_block = block;
+        s->launch->workspace_block = p.block;
     }
     return SYL_OK;
 }

@@ -54,7 +54,8 @@ syl_status __wrap_syl_cuda_compile(const syl_cuda_job *jobs, size_t n, const syl
         syl_cuda_launch *launch = &(*out)->codes[i].launch;
         syl_text_printf(&source, "#include \"emulation.hpp\"\n");
         SYL_TRY(syl_cuda_job_source(&jobs[i], target, diag, &source, launch));
-        syl_text_printf(&source, "\nEMULATED_KERNEL(emulated, %s)\n", launch->entry);
+        syl_text_printf(&source, "\nEMULATED_KERNEL(emulated, %s, %d)\n", launch->entry,
+                        launch->cluster_z > 1 ? launch->cluster_z : 1);
         int at = 0;
         while (at < n_images && (!images[at].source || strcmp(images[at].source, source.p) != 0)) at++;
         (*out)->codes[i].code = &images[at];

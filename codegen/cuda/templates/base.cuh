@@ -20,7 +20,9 @@ struct f16 {
     uint16_t bits;
 };
 
+#ifdef __CUDACC_RTC__
 extern __shared__ __align__(1024) unsigned char shared_memory[];
+#endif
 
 // ---- launching: a kernel may begin before the one in front of it has ended ----
 

@@ -12,6 +12,11 @@ struct CachedHead {
 
     __device__ inline void page(int position) { head = cache_layer(view, sequence, position) + kv_head * SIZE; }
 
+    // Towards the multiprocessors, whoever writes there still: only as far as all of them look.
+    __device__ inline void prefetch(int t) const {
+        for (int64_t at = t * 128; at < SIZE; at += attention_threads * 128) prefetch_line(head + at);
+    }
+
     template <int N>
     __device__ inline void keys(int d, int p, float *k) const {
         if constexpr (KBITS == 0) {
@@ -69,19 +74,32 @@ __device__ inline int stage_queries(AttentionTile<C> &s, const T *q, int64_t str
 
 template <typename C>
 struct Narrow {
-    // groups of threads with a quarter of the positions each, quarters of a thread; values that may wait in registers while scores are made
+    // groups of threads with a quarter of the positions each, quarters of a thread; keys and values that may wait in registers
     static constexpr int QG = attention_threads / C::DL < 4 ? attention_threads / C::DL : 4, QT = 4 / QG;
-    static constexpr bool EARLY = QT * 16 * C::DT <= 64;
+    static constexpr bool EARLY_KEYS = C::PART <= 32, EARLY = QT * 16 * C::DT <= 64;
     static constexpr int floats = 4 * (64 * C::Q > C::Q * C::D ? 64 * C::Q : C::Q * C::D); // of parts in shared memory
+    static constexpr int RESULT = C::Q * (C::D + 2);                                      // floats of a page: m, l and o of each query
 };
 
-// m, l and o of the head's page, which begins at `position`, to `to`: Q, Q and Q x D floats.
+// The queries of one token; q points at the first head.
+template <typename C, typename T>
+__device__ inline void stage_token(AttentionTile<C> &s, const T *q, int heads, int last, float scale, int t) {
+    if (t < C::Q) s.pos[t] = t < heads ? last : -1;
+    for (int n = t; n < C::Q * C::D; n += attention_threads) s.q[n % C::D][n / C::D] = n / C::D < heads ? widen(q[n]) * scale : 0.0f;
+}
+
+// m, l and o of the head's page, which begins at `position`, to `to`: Q, Q and Q x D floats. The queries need not have met yet.
 template <typename C, int STEP, typename H>
 __device__ inline void narrow_page(AttentionTile<C> &s, H &head, float *parts, int position, int last, int t, float *to) {
     typedef Narrow<C> N;
-    const int count = smaller(last + 1 - position, 64), d = t % C::DL, group = t / C::DL;
+    const int count = smaller(last + 1 - position, 64), d = t % C::DL, group = t / C::DL, part = t / 64, p = t % 64;
     const bool has_values = group < N::QG;
-    float early[N::EARLY ? N::QT * 16 * C::DT : 1], x[C::Q];
+    float keys[N::EARLY_KEYS ? C::PART : 1], early[N::EARLY ? N::QT * 16 * C::DT : 1], x[C::Q];
+    if constexpr (N::EARLY_KEYS) {
+        if (part < C::PARTS)
+            #pragma unroll
+            for (int n = 0; n < C::PART; n += STEP) head.template keys<STEP>(part * C::PART + n, p, keys + n);
+    }
     head.stage_values(s.values, t);
     __syncthreads();
     if constexpr (N::EARLY) {
@@ -92,24 +110,36 @@ __device__ inline void narrow_page(AttentionTile<C> &s, H &head, float *parts, i
                 early[i] = j < count && f < C::D ? head.value(j, f, s.values) : 0.0f;
             }
     }
-    if (t / 64 < C::PARTS) {
-        score_chain<C, STEP, C::Q, 2>(s, head, t / 64, t % 64, 0, x);
+    if (part < C::PARTS) {
+        if constexpr (N::EARLY_KEYS) {
+            #pragma unroll
+            for (int i = 0; i < C::Q; i++) x[i] = 0.0f;
+            #pragma unroll
+            for (int n = 0; n < C::PART; n++) {
+                float q[C::Q];
+                read_floats<C::Q>(&s.q[part * C::PART + n][0], q);
+                #pragma unroll
+                for (int i = 0; i < C::Q; i++) x[i] = __fmaf_rn(q[i], keys[n], x[i]);
+            }
+        } else {
+            score_chain<C, STEP, C::Q, 2>(s, head, part, p, 0, x);
+        }
         #pragma unroll
-        for (int i = 0; i < C::Q; i++) parts[(t / 64 * C::Q + i) * 64 + t % 64] = x[i];
-    }
-    __syncthreads();
-    for (int n = t; n < 64 * C::Q; n += attention_threads) {
-        const int p = n % 64, q = n / 64;
-        const float *from = parts + q * 64 + p;
-        float sum = from[0];
-        if constexpr (C::PARTS == 4) sum = (sum + from[C::Q * 64]) + (from[2 * C::Q * 64] + from[3 * C::Q * 64]);
-        s.p[p][q] = position + p <= s.pos[q] ? sum : nothing();
+        for (int i = 0; i < C::Q; i++) parts[(part * C::Q + i) * 64 + p] = x[i];
     }
     __syncthreads();
     for (int q = t / 32; q < C::Q; q += attention_threads / 32) {
+        const int lane = t % 32;
+        #pragma unroll
+        for (int half = 0; half < 64; half += 32) {
+            const float *from = parts + q * 64 + lane + half;
+            float sum = from[0];
+            if constexpr (C::PARTS == 4) sum = (sum + from[C::Q * 64]) + (from[2 * C::Q * 64] + from[3 * C::Q * 64]);
+            s.p[lane + half][q] = position + lane + half <= s.pos[q] ? sum : nothing();
+        }
         float m, l;
-        page_softmax(s, q, t % 32, m, l);
-        if (t % 32 == 0) to[q] = m, to[C::Q + q] = l;
+        page_softmax(s, q, lane, m, l);
+        if (lane == 0) to[q] = m, to[C::Q + q] = l;
     }
     __syncthreads();
     if (has_values)
@@ -140,38 +170,49 @@ __device__ inline void narrow_page(AttentionTile<C> &s, H &head, float *parts, i
         to[2 * C::Q + n] = (parts[n] + parts[size + n]) + (parts[2 * size + n] + parts[3 * size + n]);
 }
 
-// Merges `pages` results, `next` bytes apart, in order; sum(n, o / l) for each of Q x D sums. Other blocks made them: read behind their fence.
-template <typename C, typename F>
-__device__ inline void narrow_merge(AttentionTile<C> &s, float *factors, const char *from, int64_t next, int pages, int t, F sum) {
-    constexpr int some = 32, size = C::Q * C::D, mine = (size + attention_threads - 1) / attention_threads;
-    float total[mine] = {};
+constexpr int merged_pages = 32; // at once
+
+// Merges the results of `pages` pages in order; read(page, n) is float n of one, sum(n, o / l) gets each of Q x D sums.
+template <typename C, typename R, typename F>
+__device__ inline void narrow_merge(AttentionTile<C> &s, float *factors, int pages, int t, R read, F sum) {
+    constexpr int some = merged_pages, size = C::Q * C::D, mine = (size + attention_threads - 1) / attention_threads;
+    float total[mine] = {}, *befores = factors + some * 2 * C::Q, *nows = befores + some * C::Q;
     if (t < C::Q) s.m[t] = nothing(), s.l[t] = 0.0f;
     for (int first = 0; first < pages; first += some) {
         const int n = smaller(pages - first, some);
         __syncthreads();
         for (int i = t; i < n * 2 * C::Q; i += attention_threads) // m and l of each page
-            factors[i] = ((const volatile float *)(from + (first + i / (2 * C::Q)) * next))[i % (2 * C::Q)];
+            factors[i] = read(first + i / (2 * C::Q), i % (2 * C::Q));
         __syncthreads();
-        if (t < C::Q)
-            for (int i = 0; i < n; i++) {
-                float before, now, *ml = factors + i * 2 * C::Q + t;
-                merge(ml[0], ml[C::Q], s.m[t], s.l[t], before, now);
-                ml[0] = before, ml[C::Q] = now;
+        // a page and query a thread: the largest score so far is found again by each, so that only sums wait for one another
+        for (int i = t; i < some * C::Q; i += attention_threads) {
+            const int page = i / C::Q, q = i % C::Q;
+            float m = s.m[q], before = 0.0f, now = 0.0f, l = 0.0f;
+            if (page < n) {
+                for (int k = 0; k < page; k++) m = larger(m, factors[k * 2 * C::Q + q]);
+                merge(factors[page * 2 * C::Q + q], 0.0f, m, l, before, now);
             }
+            befores[i] = before, nows[i] = now;
+        }
         __syncthreads();
+        if (t < C::Q) {
+            float m = s.m[t], l = s.l[t];
+            for (int i = 0; i < n; i++) {
+                m = larger(m, factors[i * 2 * C::Q + t]);
+                l = __fmaf_rn(l, befores[i * C::Q + t], factors[i * 2 * C::Q + C::Q + t] * nows[i * C::Q + t]);
+            }
+            s.m[t] = m, s.l[t] = l;
+        }
         #pragma unroll 4
-        for (int i = 0; i < n; i++) {
-            const volatile float *o = (const volatile float *)(from + (first + i) * next) + 2 * C::Q;
+        for (int i = 0; i < n; i++)
             #pragma unroll
             for (int k = 0; k < mine; k++) {
-                const int at = t + k * attention_threads;
-                if (at < size) {
-                    const float *f = factors + i * 2 * C::Q + at / C::D;
-                    total[k] = __fmaf_rn(total[k], f[0], o[at] * f[C::Q]);
-                }
+                const int at = t + k * attention_threads, q = at / C::D;
+                if (at < size)
+                    total[k] = __fmaf_rn(total[k], befores[i * C::Q + q], read(first + i, 2 * C::Q + at) * nows[i * C::Q + q]);
             }
-        }
     }
+    __syncthreads();
     #pragma unroll
     for (int k = 0; k < mine; k++) {
         const int at = t + k * attention_threads;
