@@ -13,6 +13,7 @@ enum {
     pages_at_once = 32, /* that are merged; as in the template */
     cluster = 8,        /* blocks of a token's pages, on sm_90 and later */
     near_pages = 2,     /* of a block whose cluster merges */
+    near_bytes = 48 << 10,
 };
 
 typedef struct attention_tile {
@@ -135,86 +136,104 @@ static int cluster_of(const cu_source *s) {
     return s->target->arch >= 90 ? cluster : 1;
 }
 
-/* Pages of a token that its first cluster merges by itself. */
-static int pages_near(const cu_source *s) {
-    return cluster_of(s) > 1 ? cluster * near_pages : 1;
-}
-
 /* A block's page is found before the kernel in front has ended, and fetched towards it: positions, sequences and the page table are arguments of the run.
  * Those are reads that wait for each other. */
-static void print_first_page(cu_source *s) {
+static void print_pages(cu_source *s) {
     const kir_attention *a = &s->kernel->attention;
     syl_text_printf(s->out,
                     "    const int row = blockIdx.x, z = blockIdx.z;\n"
                     "    const int last = ((const int *)args.buffers[%d])[row], pages = last / 64 + 1;\n"
-                    "    source.sequence = ((const int *)args.buffers[%d])[row];\n"
-                    "    source.page(smaller(z, pages - 1) * 64);\n"
-                    "    if (z < pages) source.prefetch(t);\n"
-                    "    let_next_begin();\n    wait_for_previous();\n",
+                    "    source.sequence = ((const int *)args.buffers[%d])[row];\n",
                     a->pos, a->seq);
 }
 
 /* Where results lie in shared memory and in the workspace: offsets and bytes. */
 typedef struct split_places {
-    int64_t parts, near, shared, block;
+    int64_t parts, near, shared, result, block;
+    int pages; /* of a token that its first cluster merges by itself */
 } split_places;
 
 static split_places places_of(const cu_source *s, const attention_tile *tile) {
     int64_t dim = s->kernel->attention.head_dim, widest = dim > 64 ? dim : 64;
-    int64_t parts = 4 * tile->queries * widest, factors = (int64_t)pages_at_once * 4 * tile->queries,
-            result = tile->queries * (dim + 2);
-    split_places p = {.parts = tile_bytes(tile, (int)dim, value_floats(&s->kernel->cache))};
+    int64_t parts = 4 * tile->queries * widest, factors = (int64_t)pages_at_once * 4 * tile->queries;
+    split_places p = {.parts = tile_bytes(tile, (int)dim, value_floats(&s->kernel->cache)),
+                      .result = tile->queries * (dim + 2) * 4,
+                      .pages = 1};
     p.near = p.parts + (parts > factors ? parts : factors) * 4;
-    p.shared = p.near + (cluster_of(s) > 1 ? near_pages : 1) * result * 4;
-    p.block = syl_ceil_div(result * 4, 256) * 256;
+    if (cluster_of(s) > 1) {
+        p.pages = cluster * near_pages;
+        while (p.pages > 1 && p.pages * p.result > near_bytes) p.pages /= 2;
+    }
+    p.shared = p.near + p.pages * p.result;
+    p.block = syl_ceil_div(p.result, 256) * 256;
     return p;
 }
 
+/* A turn of the work: over zeros, as a rehearsal (gemm_stream.cuh), then behind the wait. */
 static void print_split(cu_source *s, const attention_tile *tile) {
     const kir_attention *a = &s->kernel->attention;
     const kir_buffer *q = &s->kernel->buffers.p[a->q];
     split_places p = places_of(s, tile);
     int blocks = cluster_of(s);
+    bool rehearsed = s->target->arch >= 90;
     syl_text_printf(
         s->out,
-        "    // few pages: the first blocks keep their results in shared memory. Else more rows than counters: the first block makes all pages\n"
+        "    // few pages: the first block gets all results into its shared memory. Else more rows than counters: the first block makes all pages\n"
         "    const bool near = pages <= %d, alone = !near && args.rows > %d;\n"
-        "    if (z >= pages || (near && z >= %d) || (alone && z > 0)) return;\n"
+        "    if (z >= pages || (near && z >= %d) || (alone && z > 0)) {\n        let_next_begin();\n        return;\n    }\n"
         "    float *parts = (float *)(shared_memory + %lld), *mine = (float *)(shared_memory + %lld);\n"
-        "    char *results = (char *)args.workspace + %lld + ((int64_t)blockIdx.y * gridDim.x + row) * "
-        "%lld;\n"
+        "    float *results = (float *)((char *)args.workspace + %lld + ((int64_t)blockIdx.y * gridDim.x + row) * "
+        "%lld);\n"
         "    const int64_t next = (int64_t)gridDim.x * gridDim.y * %lld; // from a page to the next\n"
-        "    stage_token(s, (const %s *)args.buffers[%d] + (int64_t)row * %lld + head * C::D, heads, last, %s, t);\n"
-        "    for (int page = z; page < (near || alone ? pages : z + 1); page += near ? %d : 1) {\n"
-        "        if (page > z) source.page(page * 64);\n"
-        "        narrow_page<C, %d>(s, source, parts, page * 64, last, t, near ? mine + page / %d * Narrow<C>::RESULT : (float *)(results + page * next));\n"
-        "    }\n",
-        pages_near(s), most_split_rows, blocks, (long long)p.parts, (long long)p.near, (long long)SYL_CUDA_COUNTERS,
-        (long long)p.block, (long long)p.block, cu_elem_type(q->elem), a->q, (long long)q->stride, cu_float(s, a->scale),
-        blocks, tile->step, blocks);
-    if (blocks > 1)
-        syl_text_printf(s->out, "    if (near && pages > 1) {\n        __syncwarp();\n        cluster_barrier();\n    }\n");
+        "    source.page(z * 64);\n    source.prefetch(t);\n    const unsigned char *first_page = source.head;\n"
+        "    let_next_begin();\n",
+        p.pages, most_split_rows, blocks, (long long)p.parts, (long long)p.near, (long long)SYL_CUDA_COUNTERS,
+        (long long)p.block, (long long)p.block / 4);
+    if (blocks > 1) syl_text_printf(s->out, "    cluster_arrive(); // a block writes to another that has begun\n");
     syl_text_printf(
         s->out,
-        "    if (!near && !alone) __threadfence();\n    __syncthreads();\n"
-        "    if (!near && !alone) {\n"
+        "    #pragma unroll 1\n    for (int turn = %d; turn < 2; turn++) {\n        const bool real = %s;\n"
+        "        if (real) wait_for_previous();\n",
+        rehearsed ? 0 : 1, rehearsed ? "turn == 1" : "true");
+    cu_print_tiled_padding(s, "row", "real && blockIdx.y == 0 && z == 0 ? row + 1 : 0", "        ");
+    syl_text_printf(
+        s->out,
+        "        source.head = real ? first_page : (const unsigned char *)args.workspace;\n"
+        "        stage_token(s, real ? (const %s *)args.buffers[%d] + (int64_t)row * %lld + head * C::D : (const %s *)args.workspace, heads, last, %s, t);\n",
+        cu_elem_type(q->elem), a->q, (long long)q->stride, cu_elem_type(q->elem), cu_float(s, a->scale));
+    if (blocks > 1) syl_text_printf(s->out, "        if (real && near && pages > 1) {\n            __syncwarp();\n            cluster_wait();\n        }\n");
+    syl_text_printf(
+        s->out,
+        "        #pragma unroll 1\n        for (int page = z; page < (real && (near || alone) ? pages : z + 1); page += near ? %d : 1) {\n"
+        "            if (page > z) source.page(page * 64);\n"
+        "            narrow_page<C, %d>(s, source, parts, page * 64, last, t, [&](int n, float x) {\n",
+        blocks, tile->step);
+    if (blocks > 1)
+        syl_text_printf(s->out, "                if (near || !real)\n"
+                                "                    write_to_block(mine + (real ? page : 0) * Narrow<C>::RESULT + n, real ? 0 : cluster_rank(), x);\n"
+                                "                else\n                    results[page * next + n] = x;\n            });\n        }\n"
+                                "        if (real && near && pages > 1) {\n            __syncwarp();\n            cluster_arrive();\n"
+                                "            if (z > 0) return;\n            cluster_wait();\n        }\n");
+    else
+        syl_text_printf(s->out, "                (near ? mine : results + page * next)[n] = x;\n            });\n        }\n");
+    syl_text_printf(
+        s->out,
+        "        __syncthreads();\n"
+        "        if (near || !real)\n"
+        "            narrow_merge<C, false>(parts, mine, Narrow<C>::RESULT, real ? pages : 1, t,\n"
+        "                [&](int at, float x) { if (real) result(args, row, 1, head, heads, at / C::D, at %% C::D, x); });\n"
+        "        if (!real) __syncthreads();\n    }\n    if (near) return;\n"
+        "    if (!alone) {\n"
+        "        __threadfence();\n        __syncthreads();\n"
         "        int *counter = (int *)args.workspace + blockIdx.y * %d + row;\n"
         "        if (t == 0) s.before[0] = __int_as_float(atomicAdd(counter, 1));\n"
         "        __syncthreads();\n"
         "        if (__float_as_int(s.before[0]) != pages - 1) return; // another block is the last\n"
         "        __threadfence();\n"
         "        if (t == 0) *counter = 0;\n    }\n"
-        "    if (!near || z == 0)\n"
-        "        narrow_merge(s, parts, pages, t,\n"
-        "            [&](int page, int n) { return near ? %s : ((const volatile float *)(results + page * next))[n]; },\n"
-        "            [&](int at, float x) { result(args, row, 1, head, heads, at / C::D, at %% C::D, x); });\n",
-        most_split_rows,
-        blocks > 1 ? syl_arena_printf(s->arena, "read_from_block(mine + page / %d * Narrow<C>::RESULT + n, page %% %d)",
-                                      blocks, blocks)
-                   : "mine[n]");
-    if (blocks > 1)
-        syl_text_printf(s->out, "    if (near && pages > 1) {\n        __syncwarp();\n        cluster_barrier(); // no block leaves "
-                                "while its memory is read\n    }\n");
+        "    narrow_merge<C, true>(parts, results, next, pages, t,\n"
+        "        [&](int at, float x) { result(args, row, 1, head, heads, at / C::D, at %% C::D, x); });\n",
+        most_split_rows);
 }
 
 syl_status cu_emit_attention(cu_source *s) {
@@ -243,9 +262,7 @@ syl_status cu_emit_attention(cu_source *s) {
         cu_print_tiled_padding(s, syl_arena_printf(s->arena, "(int)blockIdx.x * %d", tile.tokens),
                                "blockIdx.y == 0 ? stop : 0", "    ");
     } else {
-        print_first_page(s);
-        cu_print_tiled_padding(s, "(int)blockIdx.x",
-                               "blockIdx.y == 0 && blockIdx.z == 0 ? (int)blockIdx.x + 1 : 0", "    ");
+        print_pages(s);
         print_split(s, &tile);
     }
     syl_text_printf(s->out, "}\n");

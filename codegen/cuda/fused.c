@@ -142,7 +142,6 @@ static bool rehearses(const syl_cuda_fused *fused) {
     for (int p = 0; p < fused->n; p++)
         for (size_t b = 0; b < fused->kernels[p]->buffers.n; b++) {
             const kir_buffer *buffer = &fused->kernels[p]->buffers.p[b];
-            if (buffer->shape == KIR_CACHE) return false;
             if (is_activation(fused->kernels[p], b) && bytes_inside(buffer) > SYL_CUDA_COUNTERS) return false;
         }
     return true;
@@ -245,17 +244,25 @@ static syl_status print_siblings(cu_source *s, const syl_cuda_fused *fused) {
         "\nextern \"C\" __global__ void __launch_bounds__(%d, 1) %s(const __grid_constant__ Args args) "
         "{\n",
         launch->threads, launch->entry);
+    bool rehearsed = s->target->arch >= 90 && rehearses(fused);
+    syl_text_printf(s->out,
+                    "    let_next_begin();\n    #pragma unroll 1\n    for (int turn = %d; turn < 2; turn++) { // the "
+                    "first over zeros, behind the last row: a rehearsal (gemm_stream.cuh)\n        const bool real = %s;\n",
+                    rehearsed ? 0 : 1, rehearsed ? "turn == 1" : "true");
     for (int p = 0; p < fused->n; p++) {
         cu_rows_part part = sibling_of(fused, p);
-        syl_text_printf(s->out, "    if (blockIdx.y == %d) {\n        const int first = blockIdx.x * %d;\n",
-                        p, part.rows);
-        print_arguments(s, fused, p, NULL, false, "        ");
         syl_text_printf(s->out,
-                        "        if (threadIdx.x < %d && first < args.rows) part%d::compute_rows(args%d, "
-                        "first, first + %d);\n    }\n",
-                        part.threads, p, p, part.rows);
+                        "        if (blockIdx.y == %d) {\n            const int first = real ? blockIdx.x * %d : args.rows;\n",
+                        p, part.rows);
+        for (int zeros = 0; zeros < 2; zeros++) print_arguments(s, fused, p, NULL, zeros, "            ");
+        syl_text_printf(s->out,
+                        "            part%d::Args now = args%d;\n            if (!real) now = zeros%d;\n"
+                        "            if (threadIdx.x < %d && (first < args.rows || !real)) part%d::compute_rows(now, "
+                        "first, first + %d, real);\n        }\n",
+                        p, p, p, part.threads, p, part.rows);
     }
-    syl_text_printf(s->out, "}\n");
+    if (rehearsed) launch->counters = SYL_CUDA_COUNTERS;
+    syl_text_printf(s->out, "        __syncthreads();\n    }\n}\n");
     return SYL_OK;
 }
 

@@ -225,9 +225,11 @@ static inline void barrier(int number, int count) {
     emulation::wait(emulation::AT_BARRIER);
 }
 
-static inline void cluster_barrier() { emulation::wait(emulation::AT_CLUSTER); }
-static inline float read_from_block(const float *place, int rank) {
-    return *(const float *)(emulation::memory[rank] + ((const unsigned char *)place - shared_memory));
+static inline void cluster_arrive() {}
+static inline void cluster_wait() { emulation::wait(emulation::AT_CLUSTER); } // for all that have not ended
+static inline int cluster_rank() { return (int)(emulation::block.z - emulation::first_block.z); }
+static inline void write_to_block(float *place, int rank, float x) {
+    *(float *)(emulation::memory[rank] + ((unsigned char *)place - shared_memory)) = x;
 }
 
 namespace emulation {

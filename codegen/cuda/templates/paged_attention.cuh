@@ -88,9 +88,9 @@ __device__ inline void stage_token(AttentionTile<C> &s, const T *q, int heads, i
     for (int n = t; n < C::Q * C::D; n += attention_threads) s.q[n % C::D][n / C::D] = n / C::D < heads ? widen(q[n]) * scale : 0.0f;
 }
 
-// m, l and o of the head's page, which begins at `position`, to `to`: Q, Q and Q x D floats. The queries need not have met yet.
-template <typename C, int STEP, typename H>
-__device__ inline void narrow_page(AttentionTile<C> &s, H &head, float *parts, int position, int last, int t, float *to) {
+// m, l and o of the head's page, which begins at `position`: put(n, x) for each of Q, Q and Q x D floats. The queries need not have met yet.
+template <typename C, int STEP, typename H, typename P>
+__device__ inline void narrow_page(AttentionTile<C> &s, H &head, float *parts, int position, int last, int t, P put) {
     typedef Narrow<C> N;
     const int count = smaller(last + 1 - position, 64), d = t % C::DL, group = t / C::DL, part = t / 64, p = t % 64;
     const bool has_values = group < N::QG;
@@ -139,7 +139,7 @@ __device__ inline void narrow_page(AttentionTile<C> &s, H &head, float *parts, i
         }
         float m, l;
         page_softmax(s, q, lane, m, l);
-        if (lane == 0) to[q] = m, to[C::Q + q] = l;
+        if (lane == 0) put(q, m), put(C::Q + q, l);
     }
     __syncthreads();
     if (has_values)
@@ -167,55 +167,57 @@ __device__ inline void narrow_page(AttentionTile<C> &s, H &head, float *parts, i
     __syncthreads();
     constexpr int size = C::Q * C::D;
     for (int n = t; n < size; n += attention_threads)
-        to[2 * C::Q + n] = (parts[n] + parts[size + n]) + (parts[2 * size + n] + parts[3 * size + n]);
+        put(2 * C::Q + n, (parts[n] + parts[size + n]) + (parts[2 * size + n] + parts[3 * size + n]));
 }
 
 constexpr int merged_pages = 32; // at once
 
-// Merges the results of `pages` pages in order; read(page, n) is float n of one, sum(n, o / l) gets each of Q x D sums.
-template <typename C, typename R, typename F>
-__device__ inline void narrow_merge(AttentionTile<C> &s, float *factors, int pages, int t, R read, F sum) {
-    constexpr int some = merged_pages, size = C::Q * C::D, mine = (size + attention_threads - 1) / attention_threads;
-    float total[mine] = {}, *befores = factors + some * 2 * C::Q, *nows = befores + some * C::Q;
-    if (t < C::Q) s.m[t] = nothing(), s.l[t] = 0.0f;
+// Merges the results of `pages` pages in order: results[page * next + n] is float n of one; sum(n, o / l) gets each of Q x D sums. FAR: other blocks have made
+// them, in memory; read behind their fence. `factors`: four floats a query and page of those that are merged at once.
+template <typename C, bool FAR, typename F>
+__device__ inline void narrow_merge(float *factors, const float *results, int64_t next, int pages, int t, F sum) {
+    constexpr int some = merged_pages, Q = C::Q, size = Q * C::D, mine = (size + attention_threads - 1) / attention_threads;
+    float total[mine] = {}, l[mine] = {}, *scores = factors, *sums = scores + some * Q, *befores = sums + some * Q, *nows = befores + some * Q;
+    auto read = [&](int page, int n) {
+        const float *from = results + page * next + n;
+        return FAR ? *(const volatile float *)from : *from;
+    };
+    float first_m = nothing(); // of query t % Q, over the pages in front
     for (int first = 0; first < pages; first += some) {
         const int n = smaller(pages - first, some);
-        __syncthreads();
-        for (int i = t; i < n * 2 * C::Q; i += attention_threads) // m and l of each page
-            factors[i] = read(first + i / (2 * C::Q), i % (2 * C::Q));
-        __syncthreads();
-        // a page and query a thread: the largest score so far is found again by each, so that only sums wait for one another
-        for (int i = t; i < some * C::Q; i += attention_threads) {
-            const int page = i / C::Q, q = i % C::Q;
-            float m = s.m[q], before = 0.0f, now = 0.0f, l = 0.0f;
-            if (page < n) {
-                for (int k = 0; k < page; k++) m = larger(m, factors[k * 2 * C::Q + q]);
-                merge(factors[page * 2 * C::Q + q], 0.0f, m, l, before, now);
+        if (FAR) {
+            for (int i = t; i < n * 2 * Q; i += attention_threads) {
+                const int page = i / (2 * Q), at = i % (2 * Q);
+                (at < Q ? scores : sums - Q)[page * Q + at] = read(first + page, at);
             }
-            befores[i] = before, nows[i] = now;
+            __syncthreads();
         }
+        auto score = [&](int page, int q) { return FAR ? scores[page * Q + q] : read(page, q); };
+        // a page and query a thread: each finds the largest score so far by itself
+        for (int i = t; i < n * Q; i += attention_threads) {
+            const int page = i / Q, q = i % Q;
+            float m = first_m, ignored = 0.0f;
+            for (int k = 0; k < page; k++) m = larger(m, score(k, q));
+            merge(score(page, q), 0.0f, m, ignored, befores[i], nows[i]);
+        }
+        if (FAR)
+            for (int k = 0; k < n; k++) first_m = larger(first_m, score(k, t % Q));
         __syncthreads();
-        if (t < C::Q) {
-            float m = s.m[t], l = s.l[t];
-            for (int i = 0; i < n; i++) {
-                m = larger(m, factors[i * 2 * C::Q + t]);
-                l = __fmaf_rn(l, befores[i * C::Q + t], factors[i * 2 * C::Q + C::Q + t] * nows[i * C::Q + t]);
-            }
-            s.m[t] = m, s.l[t] = l;
-        }
         #pragma unroll 4
         for (int i = 0; i < n; i++)
             #pragma unroll
             for (int k = 0; k < mine; k++) {
                 const int at = t + k * attention_threads, q = at / C::D;
-                if (at < size)
-                    total[k] = __fmaf_rn(total[k], befores[i * C::Q + q], read(first + i, 2 * C::Q + at) * nows[i * C::Q + q]);
+                if (at >= size) continue;
+                const float before = befores[i * Q + q], now = nows[i * Q + q];
+                total[k] = __fmaf_rn(total[k], before, read(first + i, 2 * Q + at) * now);
+                l[k] = __fmaf_rn(l[k], before, (FAR ? sums[i * Q + q] : read(i, Q + q)) * now);
             }
+        if (FAR) __syncthreads();
     }
-    __syncthreads();
     #pragma unroll
     for (int k = 0; k < mine; k++) {
         const int at = t + k * attention_threads;
-        if (at < size) sum(at, divide(total[k], s.l[at / C::D]));
+        if (at < size) sum(at, divide(total[k], l[k]));
     }
 }
