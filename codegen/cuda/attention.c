@@ -169,60 +169,53 @@ static split_places places_of(const cu_source *s, const attention_tile *tile) {
     return p;
 }
 
-/* A turn of the work: over zeros, as a rehearsal (gemm_stream.cuh), then behind the wait. */
 static void print_split(cu_source *s, const attention_tile *tile) {
     const kir_attention *a = &s->kernel->attention;
     const kir_buffer *q = &s->kernel->buffers.p[a->q];
     split_places p = places_of(s, tile);
     int blocks = cluster_of(s);
-    bool rehearsed = s->target->arch >= 90;
     syl_text_printf(
         s->out,
-        "    // few pages: the first block gets all results into its shared memory. Else more rows than counters: the first block makes all pages\n"
+        "    // few pages: the first block gets all results into its shared memory. Else more rows than counters: the first block makes all "
+        "pages\n"
         "    const bool near = pages <= %d, alone = !near && args.rows > %d;\n"
-        "    if (z >= pages || (near && z >= %d) || (alone && z > 0)) {\n        let_next_begin();\n        return;\n    }\n"
+        "    let_next_begin();\n"
+        "    if (z >= pages || (near && z >= %d) || (alone && z > 0)) return;\n"
         "    float *parts = (float *)(shared_memory + %lld), *mine = (float *)(shared_memory + %lld);\n"
         "    float *results = (float *)((char *)args.workspace + %lld + ((int64_t)blockIdx.y * gridDim.x + row) * "
         "%lld);\n"
         "    const int64_t next = (int64_t)gridDim.x * gridDim.y * %lld; // from a page to the next\n"
-        "    source.page(z * 64);\n    source.prefetch(t);\n    const unsigned char *first_page = source.head;\n"
-        "    let_next_begin();\n",
+        "    source.page(z * 64);\n    source.prefetch(t);\n",
         p.pages, most_split_rows, blocks, (long long)p.parts, (long long)p.near, (long long)SYL_CUDA_COUNTERS,
         (long long)p.block, (long long)p.block / 4);
-    if (blocks > 1) syl_text_printf(s->out, "    cluster_arrive(); // a block writes to another that has begun\n");
-    syl_text_printf(
-        s->out,
-        "    #pragma unroll 1\n    for (int turn = %d; turn < 2; turn++) {\n        const bool real = %s;\n"
-        "        if (real) wait_for_previous();\n",
-        rehearsed ? 0 : 1, rehearsed ? "turn == 1" : "true");
-    cu_print_tiled_padding(s, "row", "real && blockIdx.y == 0 && z == 0 ? row + 1 : 0", "        ");
-    syl_text_printf(
-        s->out,
-        "        source.head = real ? first_page : (const unsigned char *)args.workspace;\n"
-        "        stage_token(s, real ? (const %s *)args.buffers[%d] + (int64_t)row * %lld + head * C::D : (const %s *)args.workspace, heads, last, %s, t);\n",
-        cu_elem_type(q->elem), a->q, (long long)q->stride, cu_elem_type(q->elem), cu_float(s, a->scale));
-    if (blocks > 1) syl_text_printf(s->out, "        if (real && near && pages > 1) {\n            __syncwarp();\n            cluster_wait();\n        }\n");
-    syl_text_printf(
-        s->out,
-        "        #pragma unroll 1\n        for (int page = z; page < (real && (near || alone) ? pages : z + 1); page += near ? %d : 1) {\n"
-        "            if (page > z) source.page(page * 64);\n"
-        "            narrow_page<C, %d>(s, source, parts, page * 64, last, t, [&](int n, float x) {\n",
-        blocks, tile->step);
     if (blocks > 1)
-        syl_text_printf(s->out, "                if (near || !real)\n"
-                                "                    write_to_block(mine + (real ? page : 0) * Narrow<C>::RESULT + n, real ? 0 : cluster_rank(), x);\n"
-                                "                else\n                    results[page * next + n] = x;\n            });\n        }\n"
-                                "        if (real && near && pages > 1) {\n            __syncwarp();\n            cluster_arrive();\n"
-                                "            if (z > 0) return;\n            cluster_wait();\n        }\n");
-    else
-        syl_text_printf(s->out, "                (near ? mine : results + page * next)[n] = x;\n            });\n        }\n");
+        syl_text_printf(s->out, "    cluster_arrive(); // a block writes to another that has begun\n");
+    syl_text_printf(s->out, "    wait_for_previous();\n");
+    cu_print_tiled_padding(s, "row", "blockIdx.y == 0 && z == 0 ? row + 1 : 0", "    ");
+    syl_text_printf(s->out,
+                    "    stage_token(s, (const %s *)args.buffers[%d] + (int64_t)row * %lld + head * C::D, heads, "
+                    "last, %s, t);\n",
+                    cu_elem_type(q->elem), a->q, (long long)q->stride, cu_float(s, a->scale));
+    if (blocks > 1)
+        syl_text_printf(s->out, "    if (near && pages > 1) {\n        __syncwarp();\n        cluster_wait();\n    }\n");
+    syl_text_printf(s->out,
+                    "    for (int page = z; page < (near || alone ? pages : z + 1); page += near ? %d : 1) {\n"
+                    "        if (page > z) source.page(page * 64);\n"
+                    "        narrow_page<C, %d>(s, source, parts, page * 64, last, t, [&](int n, float x) {\n"
+                    "            if (near)\n                %s;\n"
+                    "            else\n                results[page * next + n] = x;\n        });\n    }\n",
+                    blocks, tile->step,
+                    blocks > 1 ? "write_to_block(mine + page * Narrow<C>::RESULT + n, 0, x)"
+                               : "mine[page * Narrow<C>::RESULT + n] = x");
+    if (blocks > 1)
+        syl_text_printf(s->out, "    if (near && pages > 1) {\n        __syncwarp();\n        cluster_arrive();\n"
+                                "        if (z > 0) return;\n        cluster_wait();\n    }\n");
     syl_text_printf(
         s->out,
-        "        __syncthreads();\n"
-        "        if (near || !real)\n"
-        "            narrow_merge<C, false>(parts, mine, Narrow<C>::RESULT, real ? pages : 1, t,\n"
-        "                [&](int at, float x) { if (real) result(args, row, 1, head, heads, at / C::D, at %% C::D, x); });\n"
-        "        if (!real) __syncthreads();\n    }\n    if (near) return;\n"
+        "    if (near) {\n        __syncthreads();\n"
+        "        narrow_merge<C, false>(parts, mine, Narrow<C>::RESULT, pages, t,\n"
+        "            [&](int at, float x) { result(args, row, 1, head, heads, at / C::D, at %% C::D, x); });\n"
+        "        return;\n    }\n"
         "    if (!alone) {\n"
         "        __threadfence();\n        __syncthreads();\n"
         "        int *counter = (int *)args.workspace + blockIdx.y * %d + row;\n"
@@ -230,7 +223,7 @@ static void print_split(cu_source *s, const attention_tile *tile) {
         "        __syncthreads();\n"
         "        if (__float_as_int(s.before[0]) != pages - 1) return; // another block is the last\n"
         "        __threadfence();\n"
-        "        if (t == 0) *counter = 0;\n    }\n"
+        "        if (t == 0) *counter = 0;\n    }\n    __syncthreads();\n"
         "    narrow_merge<C, true>(parts, results, next, pages, t,\n"
         "        [&](int at, float x) { result(args, row, 1, head, heads, at / C::D, at %% C::D, x); });\n",
         most_split_rows);

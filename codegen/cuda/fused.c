@@ -128,36 +128,14 @@ double syl_cuda_fused_cost(const syl_cuda_fused *fused, const syl_cuda_target *t
 
 /* ---- the source ---- */
 
-/* Activations, of at most KIR_ATOM_ROWS rows; what else lies in memory are weights, and there before any kernel runs. */
-static bool is_activation(const kir_kernel *kernel, size_t b) {
-    kir_shape shape = kernel->buffers.p[b].shape;
-    for (size_t i = 0; i < kernel->body.n; i++)
-        if (kernel->body.p[i].op == KIR_project && kernel->body.p[i].second == (int)b) return false;
-    if (kernel->kind == KIR_GEMM && kernel->branch.rank && kernel->branch.u == (int)b) return false;
-    return shape == KIR_MATRIX || shape == KIR_TILED || shape == KIR_PER_ROW;
-}
-
-/* Whether the counters, which are zeros, may be read in place of every activation. */
-static bool rehearses(const syl_cuda_fused *fused) {
-    for (int p = 0; p < fused->n; p++)
-        for (size_t b = 0; b < fused->kernels[p]->buffers.n; b++) {
-            const kir_buffer *buffer = &fused->kernels[p]->buffers.p[b];
-            if (is_activation(fused->kernels[p], b) && bytes_inside(buffer) > SYL_CUDA_COUNTERS) return false;
-        }
-    return true;
-}
-
-/* `const part1::Args args1 = {{args.buffers[4], shared_memory + 1024, ...}, args.workspace, args.rows, args.positions};`, or zeros1 with the workspace in
- * place of activations. */
+/* `const part1::Args args1 = {{args.buffers[4], shared_memory + 1024, ...}, args.workspace, args.rows, args.positions};` */
 static void print_arguments(cu_source *s, const syl_cuda_fused *fused, int part, const places *p,
-                            bool zeros, const char *indent) {
+                            const char *indent) {
     const int *buffers = buffers_of(fused, part);
-    syl_text_printf(s->out, "%sconst part%d::Args %s%d = {{", indent, part, zeros ? "zeros" : "args", part);
+    syl_text_printf(s->out, "%sconst part%d::Args args%d = {{", indent, part, part);
     for (size_t b = 0; b < fused->kernels[part]->buffers.n; b++) {
         if (b) syl_text_printf(s->out, ", ");
-        if (zeros && buffers[b] >= 0 && is_activation(fused->kernels[part], b))
-            syl_text_printf(s->out, "args.workspace");
-        else if (buffers[b] >= 0)
+        if (buffers[b] >= 0)
             syl_text_printf(s->out, "args.buffers[%d]", buffers[b]);
         else
             syl_text_printf(s->out, "shared_memory + %lld",
@@ -206,18 +184,15 @@ static syl_status print_prologue(cu_source *s, const syl_cuda_fused *fused) {
     print_args(s, fused);
     syl_text_printf(
         s->out,
-        "\nstruct Prologue {\n    static constexpr bool HERE = true, REHEARSED = %s;\n    const part0::Args &args, &zeros;\n"
-        "    __device__ __forceinline__ void operator()(bool real) const {\n"
-        "        part0::Args now = args;\n"
-        "        if (REHEARSED && !real) now = zeros;\n"
-        "        part0::compute_rows(now, 0, args.rows);\n    }\n};\n"
+        "\nstruct Prologue {\n    static constexpr bool HERE = true;\n    const part0::Args &args;\n"
+        "    __device__ __forceinline__ void operator()() const { part0::compute_rows(args, 0, args.rows); "
+        "}\n};\n"
         "\nextern \"C\" __global__ void __launch_bounds__(%d, 1) %s(const __grid_constant__ Args args) {\n",
-        s->target->arch >= 90 && cu_param(&fused->variants[1], "split") == 1 && rehearses(fused) ? "true" : "false", p.rows.threads, s->launch->entry);
-    for (int part = 0; part < 2; part++)
-        for (int zeros = 0; zeros < 2; zeros++) print_arguments(s, fused, part, &p, zeros, "    ");
-    syl_text_printf(s->out, "    gemm_stream<part1::Shape, %s>(args1, zeros1, Prologue{args0, zeros0});\n}\n",
+        p.rows.threads, s->launch->entry);
+    print_arguments(s, fused, 0, &p, "    ");
+    print_arguments(s, fused, 1, &p, "    ");
+    syl_text_printf(s->out, "    gemm_stream<part1::Shape, %s>(args1, Prologue{args0});\n}\n",
                     cu_gemm_weights(&gemm));
-    s->launch->counters = SYL_CUDA_COUNTERS;
     s->launch->threads = p.rows.threads;
     s->launch->shared = p.size;
     s->launch->max_rows = fused->max_rows;
@@ -244,25 +219,17 @@ static syl_status print_siblings(cu_source *s, const syl_cuda_fused *fused) {
         "\nextern \"C\" __global__ void __launch_bounds__(%d, 1) %s(const __grid_constant__ Args args) "
         "{\n",
         launch->threads, launch->entry);
-    bool rehearsed = s->target->arch >= 90 && rehearses(fused);
-    syl_text_printf(s->out,
-                    "    let_next_begin();\n    #pragma unroll 1\n    for (int turn = %d; turn < 2; turn++) { // the "
-                    "first over zeros, behind the last row: a rehearsal (gemm_stream.cuh)\n        const bool real = %s;\n",
-                    rehearsed ? 0 : 1, rehearsed ? "turn == 1" : "true");
     for (int p = 0; p < fused->n; p++) {
         cu_rows_part part = sibling_of(fused, p);
-        syl_text_printf(s->out,
-                        "        if (blockIdx.y == %d) {\n            const int first = real ? blockIdx.x * %d : args.rows;\n",
+        syl_text_printf(s->out, "    if (blockIdx.y == %d) {\n        const int first = blockIdx.x * %d;\n",
                         p, part.rows);
-        for (int zeros = 0; zeros < 2; zeros++) print_arguments(s, fused, p, NULL, zeros, "            ");
+        print_arguments(s, fused, p, NULL, "        ");
         syl_text_printf(s->out,
-                        "            part%d::Args now = args%d;\n            if (!real) now = zeros%d;\n"
-                        "            if (threadIdx.x < %d && (first < args.rows || !real)) part%d::compute_rows(now, "
-                        "first, first + %d, real);\n        }\n",
-                        p, p, p, part.threads, p, part.rows);
+                        "        if (threadIdx.x < %d && first < args.rows) part%d::compute_rows(args%d, "
+                        "first, first + %d);\n    }\n",
+                        part.threads, p, p, part.rows);
     }
-    if (rehearsed) launch->counters = SYL_CUDA_COUNTERS;
-    syl_text_printf(s->out, "        __syncthreads();\n    }\n}\n");
+    syl_text_printf(s->out, "}\n");
     return SYL_OK;
 }
 

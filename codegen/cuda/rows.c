@@ -494,7 +494,7 @@ static void print_places(rows_state *r, bool in_shared) {
 
 /* Where appends go is found before the kernel in front has ended: positions, sequences and page tables are arguments of the run. Those are reads that wait for
  * each other. */
-static syl_status print_wait(rows_state *r, const char *wait) {
+static syl_status print_wait(rows_state *r) {
     const kir_kernel *k = r->s->kernel;
     for (int i = 0; i < (int)k->body.n; i++) {
         kir_op op = k->body.p[i].op;
@@ -504,7 +504,7 @@ static syl_status print_wait(rows_state *r, const char *wait) {
         SYL_TRY(rows_need_row(r, k->body.p[i].args[2]));
         rows_place_append(r, i);
     }
-    syl_text_printf(r->s->out, "    %s\n", wait);
+    syl_text_printf(r->s->out, "    let_next_begin();\n    wait_for_previous();\n");
     return SYL_OK;
 }
 
@@ -524,7 +524,7 @@ static syl_status print_entry(rows_state *r, bool in_shared) {
                         "%d + part;\n",
                         t, t, rows);
     print_places(r, in_shared);
-    return print_wait(r, "let_next_begin();\n    wait_for_previous();");
+    return print_wait(r);
 }
 
 static bool has_effect(kir_op op) {
@@ -659,10 +659,10 @@ syl_status cu_print_rows_part(cu_source *s, const cu_rows_part *part, int64_t sh
     SYL_TRY(print_before(&r));
     syl_text_printf(s->out,
                     "\n// Rows [first, end), %d at a time.\n"
-                    "__device__ __forceinline__ void compute_rows(const Args &args, int first, const int end%s) {\n"
+                    "__device__ __forceinline__ void compute_rows(const Args &args, int first, const int end) {\n"
                     "    const int t = threadIdx.x %% %d, part = threadIdx.x / %d;\n"
                     "    for (;;) {\n",
-                    part->rows, waits ? ", const bool real" : "", t, t);
+                    part->rows, t, t);
     if (r.own && r.parts > part->rows) /* the others have nothing to do */
         syl_text_printf(s->out, "    if (part < %d) {\n    const int number = first + part;\n", part->rows);
     else
@@ -670,7 +670,7 @@ syl_status cu_print_rows_part(cu_source *s, const cu_rows_part *part, int64_t sh
                         r.parts > part->rows ? syl_arena_printf(s->arena, "part < %d ? first + part : args.rows", part->rows)
                                              : "first + part");
     print_places(&r, true);
-    if (waits) SYL_TRY(print_wait(&r, "if (real) wait_for_previous();"));
+    if (waits) SYL_TRY(print_wait(&r));
     SYL_TRY(print_rows(&r));
     syl_text_printf(
         s->out,

@@ -162,13 +162,12 @@ template <class S> struct TileEnd {
         }
     }
 
-    // `block`: this warp's first block of 16 channels in the tile; `owner`: whether the warp has sums; `loaded`: load_rows(i0) came before;
-    // `stores`: else nothing is written.
+    // `block`: this warp's first block of 16 channels in the tile; `owner`: whether the warp has sums; `loaded`: load_rows(i0) came before.
     template <class Sum>
     __device__ __forceinline__ void store(const typename S::Args &args, Sum (&sums)[S::BLOCKS][S::TOKENS / 2], uint8_t *shared, int block,
-                                          bool owner, int i0, int thread, bool loaded, bool stores) {
+                                          bool owner, int i0, int thread, bool loaded) {
         Sum *tile = (Sum *)shared;
-        int lane = thread % 32, rows = stores ? args.rows : 0;
+        int lane = thread % 32;
 #pragma unroll
         for (int first = 0; first < S::TOKENS; first += AT_ONCE) {
             barrier(1, S::THREADS);
@@ -187,7 +186,7 @@ template <class S> struct TileEnd {
             if (j >= (S::N + 63) / 64 * 64) continue;
             for (int turn = 0; turn < TURNS; turn += BATCH) {
                 int begin = i0 + first + turn * DOWN;
-                if (begin + down >= rows) break;
+                if (begin + down >= args.rows) break;
                 if (!loaded || first + turn > 0) load_rows(args, begin);
 #pragma unroll
                 for (int u = 0; u < BATCH; u++) {
@@ -206,13 +205,13 @@ template <class S> struct TileEnd {
 // From the sums of the main loop to memory. Branch: `t` is where stage() put the rows. The end's columns are loaded.
 template <class S, class W, class Acc>
 __device__ __forceinline__ void finish_tile(const typename S::Args &args, TileEnd<S> &end, Acc (&acc)[S::BLOCKS][S::TOKENS / 2], uint8_t *shared,
-                                            uint8_t *t, int channel, int block, bool owner, int i0, int thread, bool loaded, bool stores) {
+                                            uint8_t *t, int channel, int block, bool owner, int i0, int thread, bool loaded) {
 #pragma unroll
     for (int b = 0; b < S::BLOCKS; b++)
 #pragma unroll
         for (int r = 0; r < S::TOKENS / 2; r++) acc[b][r] = W::finish(acc[b][r]);
     if constexpr (S::RANK == 0) {
-        end.store(args, acc, shared, block, owner, i0, thread, loaded, stores);
+        end.store(args, acc, shared, block, owner, i0, thread, loaded);
     } else {
         typedef typename S::Scaled Scaled;
         float sums[S::BLOCKS][S::TOKENS / 2];
@@ -237,7 +236,7 @@ __device__ __forceinline__ void finish_tile(const typename S::Args &args, TileEn
                 if (first < (S::N + 63) / 64 * 64) Branch<S>::add(sums[b], (const uint8_t *)args.buffers[S::U], first, shared_address(t), lane);
             }
         }
-        end.store(args, sums, shared, block, owner, i0, thread, loaded, stores);
+        end.store(args, sums, shared, block, owner, i0, thread, loaded);
     }
 }
 
@@ -246,5 +245,5 @@ __device__ __forceinline__ void finish_tile(const typename S::Args &args, Acc (&
                                             uint8_t *t, int channel, int block, bool owner, int i0, int thread) {
     TileEnd<S> end;
     end.load_columns(args, channel, thread);
-    finish_tile<S, W>(args, end, acc, shared, t, channel, block, owner, i0, thread, false, true);
+    finish_tile<S, W>(args, end, acc, shared, t, channel, block, owner, i0, thread, false);
 }
