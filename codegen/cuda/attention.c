@@ -185,9 +185,10 @@ static void print_split(cu_source *s, const attention_tile *tile) {
         "    float *results = (float *)((char *)args.workspace + %lld + ((int64_t)blockIdx.y * gridDim.x + row) * "
         "%lld);\n"
         "    const int64_t next = (int64_t)gridDim.x * gridDim.y * %lld; // from a page to the next\n"
-        "    source.page(z * 64);\n    source.prefetch(t);\n",
+        "    for (int page = near ? z + (pages - 1 - z) / %d * %d : z; page >= z; page -= %d) {\n"
+        "        source.page(page * 64);\n        source.prefetch(t);\n    }\n",
         p.pages, most_split_rows, blocks, (long long)p.parts, (long long)p.near, (long long)SYL_CUDA_COUNTERS,
-        (long long)p.block, (long long)p.block / 4);
+        (long long)p.block, (long long)p.block / 4, blocks, blocks, blocks);
     if (blocks > 1)
         syl_text_printf(s->out, "    cluster_arrive(); // a block writes to another that has begun\n");
     syl_text_printf(s->out, "    wait_for_previous();\n");
