@@ -66,6 +66,7 @@ syl_status syl_cuda_load(syl_engine *engine, const syl_engine_options *options, 
     cuda->graphs = !graphs || strcmp(graphs, "0") != 0;
     cuda->fuse = !fuse || strcmp(fuse, "0") != 0;
     SYL_TRY(syl_cuda_open(options->device, diag, &cuda->device));
+    engine->stats.driver_s = seconds_now() - start;
     SYL_TRY(syl_cuda_find_target(&cuda->device->properties, diag, &cuda->target));
     SYL_TRY(syl_plan_create_cuda(engine->artifact.module, diag, &engine->plan));
     engine->stats.open_s += seconds_now() - start;
