@@ -142,7 +142,7 @@ static void report_progress(void *user, const syl_cuda_progress *progress) {
     options->progress(options->progress_user, progress->done, progress->total);
 }
 
-syl_status syl_cuda_code_load(syl_engine *engine, const syl_engine_options *options, syl_pool *pool,
+syl_status syl_cuda_code_load(syl_engine *engine, const syl_engine_options *options, int threads,
                               syl_diag *diag) {
     syl_cuda_engine *cuda = syl_cuda_engine_of(engine);
     syl_cuda_tuned *tuned = syl_cuda_tuned_open(options->cache_dir, &cuda->device->properties, diag);
@@ -157,7 +157,7 @@ syl_status syl_cuda_code_load(syl_engine *engine, const syl_engine_options *opti
         jobs[i] = (syl_cuda_job){.kernel = cuda->code.loaded[i].kernel,
                                  .variant = cuda->code.loaded[i].variant,
                                  .fused = cuda->code.loaded[i].fused};
-    syl_cuda_compile_options compile = {.cache_dir = options->cache_dir, .threads = syl_pool_threads(pool)};
+    syl_cuda_compile_options compile = {.cache_dir = options->cache_dir, .threads = threads};
     if (options->progress) {
         compile.progress = report_progress;
         compile.user = (void *)(uintptr_t)options;

@@ -171,12 +171,12 @@ API int cuDevicePrimaryCtxRelease_v2(int device) {
 }
 API int cuCtxPushCurrent_v2(void *context) {
     if (context != &s) return wrong(__func__);
-    s.entered++;
+    __atomic_add_fetch(&s.entered, 1, __ATOMIC_SEQ_CST); /* by several threads */
     return OK;
 }
 API int cuCtxPopCurrent_v2(void **context) {
     *context = &s;
-    return s.entered-- > 0 ? OK : wrong(__func__);
+    return __atomic_fetch_sub(&s.entered, 1, __ATOMIC_SEQ_CST) > 0 ? OK : wrong(__func__);
 }
 
 /* ---- memory ---- */
