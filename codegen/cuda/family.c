@@ -136,7 +136,7 @@ bool syl_cuda_variant_parse(const char *text, syl_cuda_variant *out) {
 
 /* ---- choosing ---- */
 
-enum { max_variants = 128 };
+enum { max_variants = 256 }; /* more than any kernel has */
 
 typedef struct choice {
     syl_cuda_variant variant;
