@@ -72,6 +72,9 @@ __device__ inline int stage_queries(AttentionTile<C> &s, const T *q, int64_t str
 
 // ---- one token, one page: a thread has a position and a part of the features, then a feature and a quarter of the positions ----
 
+// The threads that work on a page; a block may have several such groups, with a page each.
+__device__ inline void meet_page() { barrier(1 + threadIdx.x / attention_threads, attention_threads); }
+
 template <typename C>
 struct Narrow {
     // groups of threads with a quarter of the positions each, quarters of a thread; keys and values that may wait in registers
@@ -101,7 +104,7 @@ __device__ inline void narrow_page(AttentionTile<C> &s, H &head, float *parts, i
             for (int n = 0; n < C::PART; n += STEP) head.template keys<STEP>(part * C::PART + n, p, keys + n);
     }
     head.stage_values(s.values, t);
-    __syncthreads();
+    meet_page();
     if constexpr (N::EARLY) {
         if (has_values)
             #pragma unroll
@@ -127,7 +130,7 @@ __device__ inline void narrow_page(AttentionTile<C> &s, H &head, float *parts, i
         #pragma unroll
         for (int i = 0; i < C::Q; i++) parts[(part * C::Q + i) * 64 + p] = x[i];
     }
-    __syncthreads();
+    meet_page();
     for (int q = t / 32; q < C::Q; q += attention_threads / 32) {
         const int lane = t % 32;
         #pragma unroll
@@ -141,7 +144,7 @@ __device__ inline void narrow_page(AttentionTile<C> &s, H &head, float *parts, i
         page_softmax(s, q, lane, m, l);
         if (lane == 0) put(q, m), put(C::Q + q, l);
     }
-    __syncthreads();
+    meet_page();
     if (has_values)
         #pragma unroll
         for (int u = 0; u < N::QT; u++) {
@@ -164,7 +167,7 @@ __device__ inline void narrow_page(AttentionTile<C> &s, H &head, float *parts, i
                 for (int i = 0; i < C::Q; i++) parts[(quarter * C::Q + i) * C::D + f] = x[i];
             }
         }
-    __syncthreads();
+    meet_page();
     constexpr int size = C::Q * C::D;
     for (int n = t; n < size; n += attention_threads)
         put(2 * C::Q + n, (parts[n] + parts[size + n]) + (parts[2 * size + n] + parts[3 * size + n]));
@@ -190,7 +193,7 @@ __device__ inline void narrow_merge(float *factors, const float *results, int64_
                 const int page = i / (2 * Q), at = i % (2 * Q);
                 (at < Q ? scores : sums - Q)[page * Q + at] = read(first + page, at);
             }
-            __syncthreads();
+            meet_page();
         }
         auto score = [&](int page, int q) { return FAR ? scores[page * Q + q] : read(page, q); };
         // a page and query a thread: each finds the largest score so far by itself
@@ -202,7 +205,7 @@ __device__ inline void narrow_merge(float *factors, const float *results, int64_
         }
         if (FAR)
             for (int k = 0; k < n; k++) first_m = larger(first_m, score(k, t % Q));
-        __syncthreads();
+        meet_page();
         #pragma unroll 4
         for (int i = 0; i < n; i++)
             #pragma unroll
@@ -213,7 +216,7 @@ __device__ inline void narrow_merge(float *factors, const float *results, int64_
                 total[k] = __fmaf_rn(total[k], before, read(first + i, 2 * Q + at) * now);
                 l[k] = __fmaf_rn(l[k], before, (FAR ? sums[i * Q + q] : read(i, Q + q)) * now);
             }
-        if (FAR) __syncthreads();
+        if (FAR) meet_page();
     }
     #pragma unroll
     for (int k = 0; k < mine; k++) {
