@@ -47,12 +47,15 @@ template <class S, class W> __device__ __forceinline__ void gemm_wgmma_fetch(con
     if (leads)
         for (int c = 0; c < AHEAD; c++) fetch_tokens(c);
     for (int c = AHEAD; c < S::CHUNKS; c++) {
+        __syncwarp(); // a warp comes to a barrier as a whole
         barrier(R::EMPTY + c % S::STAGES, R::MEETING);
-        if (!leads) continue;
-        if (S::CLUSTER > 1) mbarrier_wait(empty + 8 * (c % S::STAGES), (c / S::STAGES - 1) & 1);
-        fetch_weights(c);
-        fetch_tokens(c);
+        if (leads) {
+            if (S::CLUSTER > 1) mbarrier_wait(empty + 8 * (c % S::STAGES), (c / S::STAGES - 1) & 1);
+            fetch_weights(c);
+            fetch_tokens(c);
+        }
     }
+    __syncwarp();
 }
 
 template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &args) {
@@ -76,10 +79,10 @@ template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &a
     let_next_begin();
 
     if (warp >= 4 * S::GROUPS) {
-        if (S::GROUPS == 2) registers_down<32>();
+        if (S::GROUPS == 2) registers_down<40>(); // together as many as the block began with: 384 threads of 168
         if (warp == 4 * S::GROUPS) gemm_wgmma_fetch<S, W>(args, ring, full, empty);
     } else {
-        if (S::GROUPS == 2) registers_up<240>();
+        if (S::GROUPS == 2) registers_up<232>();
         int group = warp / 4, block = warp % 4, i0 = blockIdx.x * S::TOKENS, channel = blockIdx.y * S::CHANNELS;
         int rank = S::CLUSTER > 1 ? cluster_rank() : 0;
         wait_for_previous(); // other kernels write values of rows, and what the epilogue reads
