@@ -112,10 +112,13 @@ static inline void wait(waiting state) {
     become(self);
 }
 
+// A fiber lives on behind its thread's end, and is a thread of the next block.
 static void entry() {
-    body();
-    fibers[current].state = DONE;
-    _longjmp(scheduler, 1);
+    for (;;) {
+        body();
+        fibers[current].state = DONE;
+        resume_scheduler();
+    }
 }
 
 // All that are left of threads [begin, end) wait at `state`: they go on.
@@ -154,7 +157,6 @@ static void run_cluster() {
     const int all = threads * cluster;
     for (int i = 0; i < all; i++) {
         fibers[i].state = RUNNING;
-        fibers[i].begun = false;
         if (!fibers[i].stack) fibers[i].stack = (char *)malloc(stack_size);
     }
     for (;;) {
