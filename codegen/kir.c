@@ -12,6 +12,12 @@ static const char *const type_names[] = {"f32", "f64", "bf16", "f16", "i8", "i32
 static const char *const role_names[] = {"uniform", "row", "col", "elem", "same", "none"};
 static const char *const dot_names[] = {"f32", "i8", "madd", "vnni", "mma_i8", "mma_bf16"};
 
+int kir_elem_bytes(kir_type elem) {
+    static const int bytes[] = {
+        [KIR_F32] = 4, [KIR_F64] = 8, [KIR_BF16] = 2, [KIR_F16] = 2, [KIR_I8] = 1, [KIR_I32] = 4};
+    return bytes[elem];
+}
+
 /* ---- building ---- */
 
 static kir_role widest(kir_role a, kir_role b) {
@@ -235,13 +241,13 @@ int64_t kir_scratch(const kir_kernel *kernel) {
     int *stage = SYL_NEW_ARRAY(&arena, int, kernel->body.n);
     bool *keep = SYL_NEW_ARRAY(&arena, bool, kernel->body.n);
     kir_schedule(kernel, stage, keep);
-    int64_t rows = 1;
+    int64_t rows = 0, work = syl_ceil_div(kernel->cols, KIR_PROJECT_COLS) * KIR_PROJECT_COLS;
     for (size_t i = 0; i < kernel->body.n; i++) {
         if (keep[i]) rows += kernel->body.p[i].type == KIR_F64 ? 2 : 1;
         if (needs_scratch_row(kernel->body.p[i].op)) rows++;
     }
     syl_arena_free(&arena);
-    return 64 + rows * syl_ceil_div(kernel->cols, KIR_LANES) * KIR_LANES * 4;
+    return 64 + (rows * syl_ceil_div(kernel->cols, KIR_LANES) * KIR_LANES + work) * 4;
 }
 
 /* ---- checking ---- */

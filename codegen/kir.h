@@ -30,6 +30,7 @@ typedef enum kir_type {
     KIR_I8,
     KIR_I32
 } kir_type; /* registers: F32, F64, I8, I32 */
+int kir_elem_bytes(kir_type elem);
 
 typedef struct kir_op_info {
     const char *name, *doc;
@@ -173,7 +174,8 @@ typedef struct kir_kernel {
     kir_cache cache;
 } kir_kernel;
 
-enum { KIR_LANES = 16, SYL_KV_PAGE = 64 };
+/* KIR_PROJECT_COLS: the work row of a projection is rounded up to so many columns. */
+enum { KIR_LANES = 16, KIR_PROJECT_COLS = 128, SYL_KV_PAGE = 64 };
 
 /* Where the parts of one kv head lie, in bytes from its begin in a page of SYL_KV_PAGE positions:
  *   keys    [head_dim][SYL_KV_PAGE] elements or 8-bit codes; 4 bits: [head_dim / 2, rounded up][SYL_KV_PAGE] bytes

@@ -39,16 +39,6 @@ static em_value splat_at(em *e, em_value pointer) {
     return em_splat(e, em_load(e, e->f32, pointer, 4), KIR_LANES);
 }
 
-/* The vector of queries, keys or values at base[index], of which `valid` lanes may be read. */
-static em_value load_first(em *e, kir_type elem, em_value base, em_value index, int valid) {
-    if (valid >= KIR_LANES) return em_load_widened(e, elem, base, index, KIR_LANES);
-    em_type element = em_elem_type(e, elem), type = em_vec(element, KIR_LANES), overloads[] = {type, e->ptr};
-    em_value args[] = {em_at(e, element, base, index), em_int(e->i32, em_elem_size(elem)),
-                       em_first_lanes(e, valid, KIR_LANES), LLVMConstNull(type)};
-    em_value raw = em_intrinsic(e, "llvm.masked.load", overloads, 2, args, 4);
-    return elem == KIR_BF16 ? em_bf16_to_f32(e, raw) : elem == KIR_F16 ? em_f16_to_f32(e, raw) : raw;
-}
-
 /* ---- reading the cache ---- */
 
 /* Pages lie anywhere in memory: in decoding, while one is read the next is fetched, line by line. `at`: of the first of `bytes` bytes of the head. */
@@ -115,8 +105,8 @@ static void start(attention_state *s) {
     for (int i = 0; i < s->lanes; i++) {
         em_value base = em_mul_add(e, s->row[i], q->stride, em_mul(e, s->head[i], em_long(e, s->dim)));
         for (int64_t d = 0; d < s->dim; d += KIR_LANES) {
-            em_value x = load_first(e, q->elem, e->buffers[s->a->q], em_add(e, base, em_long(e, d)),
-                                    valid_lanes(s, d));
+            em_value x = em_load_first(e, q->elem, e->buffers[s->a->q], em_add(e, base, em_long(e, d)),
+                                       valid_lanes(s, d));
             em_store(e, LLVMBuildFMul(e->b, x, em_real(e->f32v, s->a->scale), ""),
                      scratch_at(e, s->q, i * s->padded + d, NULL), 64);
             em_store(e, em_real(e->f32v, 0.0), scratch_at(e, s->out, i * s->padded + d, NULL), 64);
@@ -258,7 +248,7 @@ static em_value load_value(const attention_state *s, em_value j, em_value at, in
     em *e = s->e;
     kir_codes codes = s->cache->v;
     em_value values = em_offset(e, s->memory, s->layout.values);
-    if (!codes.bits) return load_first(e, s->cache->elem, values, em_mul_add(e, j, s->dim, at), valid);
+    if (!codes.bits) return em_load_first(e, s->cache->elem, values, em_mul_add(e, j, s->dim, at), valid);
     em_value number = LLVMBuildUDiv(e->b, at, em_long(e, codes.group), "");
     em_value group = em_at(e, e->f32, s->groups, em_mul_add(e, number, 2 * SYL_KV_PAGE, j));
     em_value scale = splat_at(e, group), zero = splat_at(e, em_offset(e, group, SYL_KV_PAGE * 4)), x;
