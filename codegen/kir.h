@@ -195,6 +195,13 @@ int64_t kir_cache_groups(const kir_cache *cache,
                          kir_codes codes); /* of a head; 0 where it is not quantized */
 kir_cache_layout kir_cache_layout_of(const kir_cache *cache);
 
+/* The order of sums in attention, on every target: a score is so many chains of fma, over equal parts of the features, added as (0 + 1) + (2 + 3). */
+static inline int kir_score_chains(int64_t head_dim) {
+    return head_dim % 8 == 0 ? 4 : 1;
+}
+/* On the host, keys and values of a sequence of full attention stand in pages of this form. */
+kir_cache kir_full_attention_pages(const kir_full_attention *attention);
+
 /* One layer of the KV cache as kernels see it. A page holds SYL_KV_PAGE positions of one sequence for all
  * layers: [layer][kv_head] of kir_cache_layout. Pages start zeroed. */
 typedef struct syl_kv_view {

@@ -217,6 +217,7 @@ static void quantize(const quantize_case *c) {
     emit(&m, KIR_store_row, s, 0, buffer(&m, "scales", KIR_PER_ROW, KIR_F32, 1, 1, true));
     emit(&m, KIR_store, emit(&m, KIR_round_bf16, x, 0, -1), 0,
          buffer(&m, "copy", KIR_TILED, KIR_BF16, cols, 0, true));
+    emit(&m, KIR_store, x, 0, buffer(&m, "whole", KIR_MATRIX, KIR_F32, cols, cols, true));
     check(&m, 5, 2);
 }
 
