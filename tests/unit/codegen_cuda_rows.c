@@ -53,6 +53,8 @@ static float value_at(const void *data, kir_type type, int64_t i) {
 static void fill(void *data, const kir_buffer *b, int64_t n, int64_t rows) {
     for (int64_t i = 0; i < n; i++) {
         float x = 3 * random_float();
+        if (strcmp(b->name, "wide") == 0) /* of all sizes, and both zeros */
+            x = i % 50 < 2 ? copysignf(0, x) : ldexpf(x, (int)(random_bits() % 60) - 50);
         if (b->elem == KIR_F32) ((float *)data)[i] = x;
         if (b->elem == KIR_BF16) ((uint16_t *)data)[i] = syl_bf16_from_f32(x);
         if (b->elem == KIR_F16) ((uint16_t *)data)[i] = syl_f16_from_f32(x);
@@ -231,6 +233,8 @@ static void widths(void **state) {
         {.cols = 576, .in = KIR_F32, .rank = 32, .norm = true},
         {.cols = 1009, .in = KIR_BF16, .norm = true},
         {.cols = 4096, .in = KIR_BF16, .rank = 5, .norm = true},
+        {.cols = 1536, .in = KIR_F32, .norm = true, .silu = true},
+        {.cols = 14336, .in = KIR_BF16, .rank = 6, .norm = true},
         {.cols = 30000, .in = KIR_F32, .norm = true},
         {.cols = 80000, .in = KIR_BF16, .norm = true}, /* wider than registers hold */
     };
@@ -304,7 +308,7 @@ static void embeddings(void **state) {
     (void)state;
     static const heads_case cases[] = {
         {9, 64, 64, true, false, KIR_F32, 64}, {3, 64, 64, false, true, KIR_BF16, 0},
-        {5, 80, 32, false, false, KIR_F32, 0}, {7, 10, 6, true, true, KIR_F32, 0},
+        {5, 80, 32, false, true, KIR_F32, 0}, {7, 10, 6, true, true, KIR_F32, 0},
         {3, 7, 6, true, false, KIR_BF16, 0},   {32, 128, 128, false, true, KIR_BF16, 128},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) heads(&cases[i]);
@@ -337,12 +341,42 @@ static void tables(void **state) {
     check(&m, 70, 3);
 }
 
+/* Scalar instructions one by one, over numbers of all sizes. */
+static void scalars(void **state) {
+    (void)state;
+    enum { COLS = 1000 };
+    making m;
+    start(&m, "scalars", COLS);
+    int x = emit(&m, KIR_load, 0, 0, buffer(&m, "wide", KIR_MATRIX, KIR_F32, COLS, COLS, false));
+    int one = imm(&m, 1), size = emit(&m, KIR_abs, x, 0, -1);
+    int small = emit(&m, KIR_max, emit(&m, KIR_min, x, imm(&m, 100), -1), imm(&m, -100), -1);
+    int power = emit(&m, KIR_exp, emit(&m, KIR_neg, small, 0, -1), 0, -1);
+    int inner = emit(&m, KIR_mul, emit(&m, KIR_mul, small, small, -1),
+                     emit(&m, KIR_mul, small, imm(&m, 0.0356774081), -1), -1);
+    int u = kir_emit(&m.arena, &m.kernel,
+                     (kir_inst){.op = KIR_fma, .args = {small, imm(&m, 0.797884561), inner}, .buffer = -1});
+    int gate = emit(&m, KIR_exp, emit(&m, KIR_mul, u, imm(&m, -2), -1), 0, -1);
+    int values[] = {
+        power,
+        emit(&m, KIR_div, small, emit(&m, KIR_add, one, power, -1), -1),
+        emit(&m, KIR_div, small, emit(&m, KIR_add, one, gate, -1), -1),
+        emit(&m, KIR_sqrt, size, 0, -1),
+        emit(&m, KIR_recip_or_zero, small, 0, -1),
+        emit(&m, KIR_div, one, emit(&m, KIR_sqrt, emit(&m, KIR_add, size, imm(&m, 1e-5), -1), 0, -1), -1),
+        emit(&m, KIR_round, small, 0, -1),
+        emit(&m, KIR_round_bf16, x, 0, -1),
+        emit(&m, KIR_round_f16, x, 0, -1),
+        emit(&m, KIR_sub, x, emit(&m, KIR_mul, x, imm(&m, 0.333333343), -1), -1)};
+    for (int i = 0; i < (int)(sizeof values / sizeof *values); i++)
+        emit(&m, KIR_store, values[i], 0,
+             buffer(&m, syl_arena_printf(&m.arena, "y%d", i), KIR_MATRIX, KIR_F32, COLS, COLS, true));
+    check(&m, 40, 4);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(widths),
-        cmocka_unit_test(transforms),
-        cmocka_unit_test(embeddings),
-        cmocka_unit_test(tables),
+        cmocka_unit_test(widths),     cmocka_unit_test(scalars), cmocka_unit_test(transforms),
+        cmocka_unit_test(embeddings), cmocka_unit_test(tables),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
