@@ -308,7 +308,7 @@ static void embeddings(void **state) {
     (void)state;
     static const heads_case cases[] = {
         {9, 64, 64, true, false, KIR_F32, 64}, {3, 64, 64, false, true, KIR_BF16, 0},
-        {5, 80, 32, false, true, KIR_F32, 0}, {7, 10, 6, true, true, KIR_F32, 0},
+        {5, 80, 32, false, true, KIR_F32, 0},  {7, 10, 6, true, true, KIR_F32, 0},
         {3, 7, 6, true, false, KIR_BF16, 0},   {32, 128, 128, false, true, KIR_BF16, 128},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) heads(&cases[i]);
