@@ -12,6 +12,12 @@ static const char *const type_names[] = {"f32", "f64", "bf16", "f16", "i8", "i32
 static const char *const role_names[] = {"uniform", "row", "col", "elem", "same", "none"};
 static const char *const dot_names[] = {"f32", "i8", "madd", "vnni", "mma_i8", "mma_bf16"};
 
+int kir_elem_bytes(kir_type elem) {
+    static const int bytes[] = {
+        [KIR_F32] = 4, [KIR_F64] = 8, [KIR_BF16] = 2, [KIR_F16] = 2, [KIR_I8] = 1, [KIR_I32] = 4};
+    return bytes[elem];
+}
+
 /* ---- building ---- */
 
 static kir_role widest(kir_role a, kir_role b) {
@@ -106,6 +112,10 @@ kir_cache_layout kir_cache_layout_of(const kir_cache *cache) {
     l.v_groups = l.k_groups + KIR_GROUP_BYTES * kir_cache_groups(cache, cache->k);
     l.size = l.v_groups + KIR_GROUP_BYTES * kir_cache_groups(cache, cache->v);
     return l;
+}
+
+kir_cache kir_full_attention_pages(const kir_full_attention *attention) {
+    return (kir_cache){.heads = 1, .dim = (int)attention->head_dim, .elem = KIR_F32};
 }
 
 /* ---- scheduling ---- */
@@ -210,6 +220,10 @@ int64_t kir_panel_scratch(const kir_gemm *gemm) {
     return gemm->mblock * syl_ceil_div(gemm->k, 64) * 64 * 4;
 }
 
+static int64_t attention_scratch(int mr, int64_t dim) {
+    return mr * 4 * (SYL_KV_PAGE + 2 * syl_ceil_div(dim, KIR_LANES) * KIR_LANES + 64);
+}
+
 /* What the printers lay out in scratch memory: a row of f32 a kept value (two for f64), one a transform, one
  * to work in; the block of A rows in the form the dot product wants; the tiles of online softmax, and scales and
  * zero points of a page's values. */
@@ -220,28 +234,26 @@ int64_t kir_scratch(const kir_kernel *kernel) {
         return 64 + kir_panel_scratch(g) + (g->codes.bits ? panel : 0);
     }
     if (kernel->kind == KIR_ATTENTION)
-        return 64 +
-               kernel->attention.mr * 4 *
-                   (SYL_KV_PAGE + 2 * syl_ceil_div(kernel->attention.head_dim, KIR_LANES) * KIR_LANES + 64) +
+        return 64 + attention_scratch(kernel->attention.mr, kernel->attention.head_dim) +
                kir_cache_groups(&kernel->cache, kernel->cache.v) * 2 * SYL_KV_PAGE * 4;
     if (kernel->kind == KIR_FULL_ATTENTION) {
         const kir_full_attention *a = &kernel->full_attention;
-        int64_t positions = syl_ceil_div(a->tokens, KIR_LANES) * KIR_LANES,
-                padded = syl_ceil_div(a->head_dim, KIR_LANES) * KIR_LANES;
-        return 64 + 4 * (a->head_dim * positions + a->tokens * padded + a->mr * (positions + padded + 16));
+        kir_cache cache = kir_full_attention_pages(a);
+        return 64 + syl_ceil_div(a->tokens, SYL_KV_PAGE) * kir_cache_layout_of(&cache).size +
+               attention_scratch(a->mr, a->head_dim);
     }
     syl_arena arena;
     syl_arena_init(&arena);
     int *stage = SYL_NEW_ARRAY(&arena, int, kernel->body.n);
     bool *keep = SYL_NEW_ARRAY(&arena, bool, kernel->body.n);
     kir_schedule(kernel, stage, keep);
-    int64_t rows = 1;
+    int64_t rows = 0, work = syl_ceil_div(kernel->cols, KIR_PROJECT_COLS) * KIR_PROJECT_COLS;
     for (size_t i = 0; i < kernel->body.n; i++) {
         if (keep[i]) rows += kernel->body.p[i].type == KIR_F64 ? 2 : 1;
         if (needs_scratch_row(kernel->body.p[i].op)) rows++;
     }
     syl_arena_free(&arena);
-    return 64 + rows * syl_ceil_div(kernel->cols, KIR_LANES) * KIR_LANES * 4;
+    return 64 + (rows * syl_ceil_div(kernel->cols, KIR_LANES) * KIR_LANES + work) * 4;
 }
 
 /* ---- checking ---- */

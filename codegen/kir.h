@@ -30,6 +30,7 @@ typedef enum kir_type {
     KIR_I8,
     KIR_I32
 } kir_type; /* registers: F32, F64, I8, I32 */
+int kir_elem_bytes(kir_type elem);
 
 typedef struct kir_op_info {
     const char *name, *doc;
@@ -173,7 +174,8 @@ typedef struct kir_kernel {
     kir_cache cache;
 } kir_kernel;
 
-enum { KIR_LANES = 16, SYL_KV_PAGE = 64 };
+/* KIR_PROJECT_COLS: the work row of a projection is rounded up to so many columns. */
+enum { KIR_LANES = 16, KIR_PROJECT_COLS = 128, SYL_KV_PAGE = 64 };
 
 /* Where the parts of one kv head lie, in bytes from its begin in a page of SYL_KV_PAGE positions:
  *   keys    [head_dim][SYL_KV_PAGE] elements or 8-bit codes; 4 bits: [head_dim / 2, rounded up][SYL_KV_PAGE] bytes
@@ -192,6 +194,13 @@ int64_t kir_cache_units(const kir_cache *cache, kir_codes codes); /* of the feat
 int64_t kir_cache_groups(const kir_cache *cache,
                          kir_codes codes); /* of a head; 0 where it is not quantized */
 kir_cache_layout kir_cache_layout_of(const kir_cache *cache);
+
+/* The order of sums in attention, on every target: a score is so many chains of fma, over equal parts of the features, added as (0 + 1) + (2 + 3). */
+static inline int kir_score_chains(int64_t head_dim) {
+    return head_dim % 8 == 0 ? 4 : 1;
+}
+/* On the host, keys and values of a sequence of full attention stand in pages of this form. */
+kir_cache kir_full_attention_pages(const kir_full_attention *attention);
 
 /* One layer of the KV cache as kernels see it. A page holds SYL_KV_PAGE positions of one sequence for all
  * layers: [layer][kv_head] of kir_cache_layout. Pages start zeroed. */

@@ -25,7 +25,7 @@ typedef struct attention_tile {
 
 static attention_tile tile_of(const kir_kernel *k, bool split) {
     const kir_attention *a = &k->attention;
-    int dim = a->head_dim, group = a->heads / a->kv_heads, part = dim % 8 == 0 ? dim / 4 : dim;
+    int dim = a->head_dim, group = a->heads / a->kv_heads, part = dim / kir_score_chains(dim);
     int most = split || dim > 128 ? 16 : 32;
     if (dim > 256) most = 8;
     attention_tile tile = {.heads = group < most ? group : most, .step = split ? 16 : 8, .queries = most};

@@ -15,9 +15,7 @@ const char *cu_register_type(kir_type type) {
 }
 
 int cu_elem_bytes(kir_type elem) {
-    static const int bytes[] = {
-        [KIR_F32] = 4, [KIR_F64] = 8, [KIR_BF16] = 2, [KIR_F16] = 2, [KIR_I8] = 1, [KIR_I32] = 4};
-    return bytes[elem];
+    return kir_elem_bytes(elem);
 }
 
 const char *cu_float(cu_source *s, double value) {

@@ -40,7 +40,7 @@ syl_status cu_emit_full_attention(cu_source *s) {
     const kir_buffer *q = &s->kernel->buffers.p[a->q], *k = &s->kernel->buffers.p[a->k],
                      *v = &s->kernel->buffers.p[a->v], *out = &s->kernel->buffers.p[a->out];
     int queries = cu_param(s->variant, "rows"), step = 8,
-        part = (int)(a->head_dim % 8 == 0 ? a->head_dim / 4 : a->head_dim);
+        part = (int)(a->head_dim / kir_score_chains(a->head_dim));
     if (k->elem != v->elem)
         return syl_error(s->diag, SYL_ERR_internal, SYL_NOWHERE, "kernel '%s': keys and values of two types",
                          s->kernel->name);

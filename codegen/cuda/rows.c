@@ -279,8 +279,9 @@ syl_status rows_need_row(rows_state *r, int inst) {
     if (*have(r, 0, inst)) return SYL_OK;
     if (p->op == KIR_reduce_sum || p->op == KIR_reduce_max) {
         SYL_TRY(settle(r, p->args[0]));
-        SYL_TRY(rows_need(r, p->args[0], r->current));
-        rows_reduce(r, inst);
+        int layout = p->op == KIR_reduce_sum ? 0 : r->current; /* sums have the order of the row at home */
+        SYL_TRY(rows_need(r, p->args[0], layout));
+        rows_reduce(r, inst, layout);
     } else {
         for (int a = 0; a < kir_ops[p->op].args; a++) SYL_TRY(rows_need_row(r, p->args[a]));
         SYL_TRY(print_scalar(r, inst, 0));
@@ -289,11 +290,19 @@ syl_status rows_need_row(rows_state *r, int inst) {
     return SYL_OK;
 }
 
+/* In the current layout, which stays current whatever is printed on the way. */
+static syl_status need_here(rows_state *r, int inst) {
+    int layout = r->current;
+    SYL_TRY(rows_need(r, inst, layout));
+    r->current = layout;
+    return SYL_OK;
+}
+
 static syl_status need_transform(rows_state *r, int inst) {
     const kir_inst *p = &r->s->kernel->body.p[inst];
     SYL_TRY(settle(r, p->args[0]));
     if (p->op == KIR_hadamard) r->current = 0; /* transforms begin at home */
-    SYL_TRY(rows_need(r, p->args[0], r->current));
+    SYL_TRY(need_here(r, p->args[0]));
     if (p->op == KIR_hadamard) SYL_TRY(rows_hadamard(r, inst));
     if (p->op == KIR_rope) rows_rope(r, inst);
     if (p->op == KIR_head_norm) rows_head_norm(r, inst);
@@ -382,7 +391,7 @@ static syl_status print_effect(rows_state *r, int inst) {
         return syl_error(s->diag, SYL_ERR_internal, SYL_NOWHERE,
                          "kernel '%s': a row's value stored as elements", s->kernel->name);
     SYL_TRY(settle(r, p->args[0]));
-    SYL_TRY(rows_need(r, p->args[0], r->current));
+    SYL_TRY(need_here(r, p->args[0]));
     switch (p->op) {
     case KIR_store:
         print_store(r, inst, r->current);

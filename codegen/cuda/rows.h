@@ -7,50 +7,13 @@
 #define SYL_CODEGEN_CUDA_ROWS_H
 
 #include "codegen/cuda/emit.h"
-
-/* A group has r x w columns, column (k, m) at base + k * stride + m; base = (g / (stride / w)) * r * stride + g % (stride / w) * w. Thread t has the groups
- * t, t + threads, ...: n of them, the last ones may not exist. Register e = (group * r + k) * w + m. */
-typedef struct rows_layout {
-    int r, w, n;
-    int64_t stride, groups;
-} rows_layout;
-
-static inline int rows_registers(const rows_layout *l) {
-    return l->n * l->r * l->w;
-}
-
-/* One step of a transform: an exchange to its layout (but for the first, which is at home), then sums in registers. */
-typedef struct rows_pass {
-    rows_layout layout;
-    enum { PASS_NOTHING, PASS_BUTTERFLY, PASS_DENSE, PASS_LARGE } kind;
-    int low;       /* butterflies over so many neighbours (w), 1: none */
-    int high;      /* and over r, where that is the pass's factor; 1: none */
-    int lanes;     /* and over so many neighbouring groups, by shuffles */
-    int order;     /* dense and large */
-    int64_t inner; /* large: the stride of the factor */
-} rows_pass;
-
-enum { ROWS_PASSES = 32, ROWS_LAYOUTS = 64 };
+#include "codegen/rows_layout.h"
 
 /* Where float j of an exchanged row lies: j + (j >> 5) * a + (j >> shift) * b. */
 typedef struct rows_padding {
     int a, shift, b;
 } rows_padding;
 
-/* What is fixed for a kernel: rows_layout.c. */
-typedef struct rows_shape {
-    int threads; /* of a row: a power of two below 32, else a multiple of 32 */
-    int vector;  /* neighbours a thread loads at once */
-    rows_layout home;
-    int reductions;     /* with a place of their own in shared memory */
-    bool exchanges;     /* some instruction needs the row in shared memory */
-    int64_t row_floats; /* of the row in shared memory, with padding */
-    int registers;      /* of the widest layout */
-} rows_shape;
-rows_shape rows_shape_of(const kir_kernel *kernel);
-rows_layout rows_make_layout(int64_t cols, int threads, int r, int64_t stride, int w);
-int rows_plan_hadamard(const kir_kernel *kernel, const kir_inst *inst, int threads, int vector,
-                       rows_pass *passes);
 rows_padding rows_choose_padding(const rows_layout *from, const rows_layout *to, int threads,
                                  int64_t row_floats);
 
@@ -93,7 +56,7 @@ SYL_NODISCARD syl_status rows_need_row(rows_state *r, int inst);
 SYL_NODISCARD syl_status rows_print_signs(rows_state *r);
 SYL_NODISCARD syl_status rows_hadamard(rows_state *r, int inst);
 /* rows_wide.c */
-void rows_reduce(rows_state *r, int inst);
+void rows_reduce(rows_state *r, int inst, int layout);
 void rows_head_norm(rows_state *r, int inst);
 void rows_rope(rows_state *r, int inst);
 void rows_project(rows_state *r, int inst);

@@ -17,14 +17,6 @@ static const int8_t *matrix_of(cu_source *s, int order, bool transpose) {
     return out;
 }
 
-/* Which of the eight sums the signs of four inputs pick; *minus: its negative. */
-static int pick(const int8_t *h, int order, int input, int output, bool *minus) {
-    int first = h[input * order + output], pattern = 0;
-    for (int i = 1; i < 4; i++) pattern = 2 * pattern + (h[(input + i) * order + output] != first);
-    *minus = first < 0;
-    return pattern;
-}
-
 static syl_status print_dense(rows_state *r, int order, bool transpose) {
     cu_source *s = r->s;
     const int8_t *h = matrix_of(s, order, transpose);
@@ -37,7 +29,7 @@ static syl_status print_dense(rows_state *r, int order, bool transpose) {
         syl_text_printf(s->out, "    signed_sums(x[%d], x[%d], x[%d], x[%d], s);\n", a, a + 1, a + 2, a + 3);
         for (int b = 0; b < order; b++) {
             bool minus;
-            int sum = pick(h, order, a, b, &minus);
+            int sum = rows_signed_sum(h, order, a, b, &minus);
             if (a == 0)
                 syl_text_printf(s->out, "%sy[%d] = %ss[%d];", b % 8 ? " " : "    ", b, minus ? "-" : "", sum);
             else

@@ -7,21 +7,22 @@ static int lanes_of(const rows_state *r) {
     return r->shape.threads < 32 ? r->shape.threads : 32;
 }
 
-/* Four partial sums over a thread's registers, then lanes by halves, then warps in order. */
-void rows_reduce(rows_state *r, int inst) {
+/* Partial sums over a thread's registers, then lanes by halves, then warps in order. */
+void rows_reduce(rows_state *r, int inst, int layout) {
     cu_source *s = r->s;
     const kir_inst *p = &s->kernel->body.p[inst];
-    const rows_layout *l = &r->layouts[r->current];
+    const rows_layout *l = &r->layouts[layout];
     bool sum = p->op == KIR_reduce_sum;
-    const char *none = sum ? "0.0f" : "__int_as_float(0xff800000)",
-               *x = rows_array(r, p->args[0], r->current);
+    int chains = sum ? rows_chains(&r->shape) : 4;
+    const char *x = rows_array(r, p->args[0], layout);
     syl_text_printf(s->out,
-                    "\n    float part%d[4] = {%s, %s, %s, %s};\n    UNROLL\n    for (int n = 0; n < %d; "
-                    "n++)\n        if (%s)\n"
+                    "\n    float part%d[%d];\n    UNROLL for (int e = 0; e < %d; e++) part%d[e] = %s;\n"
+                    "    UNROLL\n    for (int n = 0; n < %d; n++)\n        if (%s)\n"
                     "            UNROLL for (int e = n * %d; e < (n + 1) * %d; e++)\n",
-                    inst, none, none, none, none, l->n, rows_live(r, r->current), l->r * l->w, l->r * l->w);
+                    inst, chains, chains, inst, sum ? "0.0f" : "__int_as_float(0xff800000)", l->n,
+                    rows_live(r, layout), l->r * l->w, l->r * l->w);
     if (sum)
-        syl_text_printf(s->out, "                part%d[e %% 4] += %s[e];\n", inst, x);
+        syl_text_printf(s->out, "                part%d[e %% %d] += %s[e];\n", inst, chains, x);
     else
         syl_text_printf(s->out, "                part%d[e %% 4] = larger(part%d[e %% 4], %s[e]);\n", inst,
                         inst, x);
@@ -105,8 +106,7 @@ void rows_project(rows_state *r, int inst) {
     cu_source *s = r->s;
     const kir_inst *p = &s->kernel->body.p[inst];
     const kir_buffer *d = &s->kernel->buffers.p[p->second], *out = &s->kernel->buffers.p[p->buffer];
-    int vector = d->elem == KIR_F32 ? 4 : 8, rows = r->rows_per_block, together = rows < 4 ? rows : 4;
-    while (s->kernel->cols % vector || d->stride % vector) vector /= 2;
+    int vector = rows_project_run(s->kernel, p), rows = r->rows_per_block, together = rows < 4 ? rows : 4;
     while (rows % together) together--;
     syl_text_printf(s->out, "\n    // projection to %lld columns\n", (long long)out->cols);
     rows_publish(r, r->current, rows_array(r, p->args[0], r->current));

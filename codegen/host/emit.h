@@ -129,6 +129,8 @@ void em_body_store(em_body *body, int index);
 bool em_is_vector_store(kir_op op);
 /* Memory of element `type` as a register (f32, or i32 for integers), for a scalar or a vector of `lanes`. */
 em_value em_load_widened(em *e, kir_type elem, em_value base, em_value index, int lanes);
+/* The vector of floats at base[index], of which the first `valid` may be read; the others are 0. */
+em_value em_load_first(em *e, kir_type elem, em_value base, em_value index, int valid);
 void em_store_rounded(em *e, kir_type elem, em_value base, em_value index, em_value value, int valid);
 int em_elem_size(kir_type type);
 em_type em_elem_type(em *e, kir_type type);
@@ -155,8 +157,8 @@ void em_hadamard(em *e, const kir_inst *inst, em_value row, em_value work);
 void em_head_norm(em *e, const kir_inst *inst, em_value row);
 void em_rope(em *e, const kir_inst *inst, em_value row, em_value row_index);
 
-/* emit_low_rank.c. Down: the projections of a scratch row. Up: a helper (t of the first row, panel of u, tile) that fills tile[rows][nr]. */
-void em_project(em *e, const kir_inst *inst, em_value row, em_value row_index);
+/* emit_low_rank.c. Down: the projections of a scratch row; `work` is a row, too, of whole KIR_PROJECT_COLS. Up: a helper (t of the first row, panel of u, tile) that fills tile[rows][nr]. */
+void em_project(em *e, const kir_inst *inst, em_value row, em_value row_index, em_value work);
 em_value em_low_rank_helper(em *e, int rows);
 void em_low_rank_tile(em *e, em_value helper, em_value row, em_value col,
                       em_value tile); /* the call, for rows from `row` and the panel at column `col` */
@@ -172,7 +174,7 @@ SYL_NODISCARD syl_status em_make_object(const kir_kernel *kernel, const syl_host
 
 /* ---- cache.c ---- */
 /* Version of the generator: any change of the generated code must change it. */
-enum { EM_GENERATOR = 3 };
+enum { EM_GENERATOR = 4 };
 syl_hash em_cache_key(const kir_kernel *kernel, const syl_host_target *target);
 bool em_cache_load(const char *dir, const syl_hash *key, em_object *out);
 void em_cache_store(const char *dir, const syl_hash *key, const em_object *object);

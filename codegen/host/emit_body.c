@@ -20,9 +20,7 @@ bool em_is_vector_store(kir_op op) {
 /* ---- memory ---- */
 
 int em_elem_size(kir_type type) {
-    static const int sizes[] = {
-        [KIR_F32] = 4, [KIR_F64] = 8, [KIR_BF16] = 2, [KIR_F16] = 2, [KIR_I8] = 1, [KIR_I32] = 4};
-    return sizes[type];
+    return kir_elem_bytes(type);
 }
 
 em_type em_elem_type(em *e, kir_type type) {
@@ -55,6 +53,15 @@ em_value em_load_widened(em *e, kir_type elem, em_value base, em_value index, in
     default:
         return value;
     }
+}
+
+em_value em_load_first(em *e, kir_type elem, em_value base, em_value index, int valid) {
+    if (valid >= KIR_LANES) return em_load_widened(e, elem, base, index, KIR_LANES);
+    em_type element = em_elem_type(e, elem), type = em_vec(element, KIR_LANES), overloads[] = {type, e->ptr};
+    em_value args[] = {em_at(e, element, base, index), em_int(e->i32, em_elem_size(elem)),
+                       em_first_lanes(e, valid, KIR_LANES), LLVMConstNull(type)};
+    em_value raw = em_intrinsic(e, "llvm.masked.load", overloads, 2, args, 4);
+    return elem == KIR_BF16 ? em_bf16_to_f32(e, raw) : elem == KIR_F16 ? em_f16_to_f32(e, raw) : raw;
 }
 
 void em_store_rounded(em *e, kir_type elem, em_value base, em_value index, em_value value, int valid) {

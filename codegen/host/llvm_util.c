@@ -117,14 +117,16 @@ em_value em_long(em *e, int64_t value) {
     return em_int(e->i64, value);
 }
 
+enum { MOST_LANES = 128 }; /* of a constant vector */
+
 em_value em_ints(em_type element, const int64_t *values, int n) {
-    em_value constants[64];
+    em_value constants[MOST_LANES];
     for (int i = 0; i < n; i++) constants[i] = em_int(element, values[i]);
     return LLVMConstVector(constants, (unsigned)n);
 }
 
 em_value em_first_lanes(em *e, int valid, int lanes) {
-    int64_t bits[64];
+    int64_t bits[MOST_LANES];
     for (int i = 0; i < lanes; i++) bits[i] = i < valid;
     return em_ints(e->i1, bits, lanes);
 }

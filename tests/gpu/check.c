@@ -97,3 +97,30 @@ gpu_error gpu_compare(gpu_run *run, const cu_address *outputs, int64_t rows) {
     }
     return e;
 }
+
+int64_t gpu_compare_host(gpu_run *run, const cu_address *outputs, int64_t rows, gpu_error *out) {
+    gpu_problem *p = run->problem;
+    int64_t differ = 0;
+    for (int r = 0; r < p->n_results; r++) {
+        const gpu_result *result = &p->results[r];
+        size_t size = result->row_bytes / (size_t)result->cols;
+        unsigned char *line = malloc(result->row_bytes + 8);
+        if (!line) abort();
+        for (int s = 0; result->host && s < p->n_sample && p->sample[s] < rows; s++) {
+            const unsigned char *host = (const unsigned char *)result->host + (size_t)s * result->row_bytes;
+            gpu_get(run->g, line, outputs[r] + (cu_address)p->sample[s] * result->row_bytes,
+                    result->row_bytes);
+            for (int64_t j = 0; j < result->cols; j++) {
+                if (memcmp(line + (size_t)j * size, host + (size_t)j * size, size) == 0) continue;
+                if (differ++ == 0)
+                    *out = (gpu_error){.result = r,
+                                       .row = p->sample[s],
+                                       .column = j,
+                                       .got = gpu_element(line, result->dtype, j),
+                                       .expected = gpu_element(host, result->dtype, j)};
+            }
+        }
+        free(line);
+    }
+    return differ;
+}

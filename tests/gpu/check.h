@@ -25,5 +25,7 @@ typedef struct gpu_error {
     double got, expected;
 } gpu_error;
 gpu_error gpu_compare(gpu_run *run, const cu_address *outputs, int64_t rows);
+/* How many elements of the sampled rows below `rows` are not the host's bit by bit (0 where it computed none), and in out the first. */
+int64_t gpu_compare_host(gpu_run *run, const cu_address *outputs, int64_t rows, gpu_error *out);
 
 #endif

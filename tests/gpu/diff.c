@@ -5,10 +5,12 @@
  *
  * A case is a problem at a number of rows. All variants of its kernels must give the same bits as the first variant at the problem's largest
  * number of rows: that holds variants to each other, and a row alone to the row in a batch. Sampled rows are compared with the
- * reference: bit by bit where integers are summed, else by their normalized mean squared error. Outputs are filled with NaNs before each run, what
+ * reference: bit by bit where integers are summed, else by their normalized mean squared error; and with this machine's own code, bit by bit where
+ * docs/numerics.md promises that. Outputs are filled with NaNs before each run, what
  * lies behind them must stay, and so must the zeros at the begin of the workspace. Exit code 77: there is no GPU here.
  *
- * --dry needs no GPU: every problem is planned, its reference runs over a few rows, and the sources of its kernels are printed for each architecture. */
+ * --dry needs no GPU: every problem is planned, its reference runs over a few rows, that of every third one is compared with this machine's own code, and the sources of
+ * its kernels are printed for each architecture. */
 #include <getopt.h>
 #include <math.h>
 #include <stdatomic.h>
@@ -32,11 +34,22 @@ typedef struct settings {
     bool list, brief, plain, verbose, dry;
 } settings;
 
+/* Problems of one op against the host's code: how many have the same bits, of those that are promised to and of the others. */
+typedef struct host_tally {
+    char op[40];
+    int same[2], differ[2]; /* [promised] */
+    const char *first;      /* difference */
+} host_tally;
+
+enum { MAX_OPS = 64 };
+
 typedef struct tally {
     pthread_mutex_t lock;
     int64_t cases, failed, runs, skipped;
     double worst_nmse;
     int launched[SYL_CUDA_FAMILY_COUNT]; /* variants compiled, by family */
+    host_tally host[MAX_OPS];
+    int n_ops;
     SYL_VEC(const char *) failures;
     syl_arena arena;
 } tally;
@@ -159,6 +172,48 @@ static bool check_numbers(job *j, int64_t rows) {
     return false;
 }
 
+static host_tally *tally_of(tally *t, const char *name) {
+    int n = (int)strcspn(name, " "), i = 0;
+    if (n > (int)sizeof t->host[0].op - 1) n = sizeof t->host[0].op - 1;
+    while (i < t->n_ops && (strncmp(t->host[i].op, name, (size_t)n) != 0 || t->host[i].op[n])) i++;
+    if (i == MAX_OPS) return &t->host[0];
+    if (i == t->n_ops) memcpy(t->host[t->n_ops++].op, name, (size_t)n);
+    return &t->host[i];
+}
+
+/* The base against the host. A difference where none may be is a failure. */
+static bool check_host(job *j) {
+    const gpu_problem_spec *spec = j->problem.spec;
+    bool promised = gpu_problem_promises_bits(&j->problem);
+    tally *t = &j->t->t;
+    gpu_error e = {0};
+    if (!j->problem.results[0].host) return true;
+    int64_t differ = gpu_compare_host(&j->run, j->base, j->base_rows, &e);
+    if (differ)
+        snprintf(j->why, sizeof j->why,
+                 "%lld elements are not the host's, the first at result %d, row %lld, column %lld: %.9g, the "
+                 "host has %.9g",
+                 (long long)differ, e.result, (long long)e.row, (long long)e.column, e.got, e.expected);
+    pthread_mutex_lock(&t->lock);
+    host_tally *h = tally_of(t, spec->name);
+    ++*(differ ? &h->differ[promised] : &h->same[promised]);
+    if (differ && promised && !h->first) h->first = syl_arena_printf(&t->arena, "%s: %s", spec->name, j->why);
+    pthread_mutex_unlock(&t->lock);
+    return !differ || !promised;
+}
+
+static void print_host(const tally *t) {
+    printf("bits of the host, problems by op (equal/different; in brackets where tensor cores sum bf16):");
+    for (int i = 0; i < t->n_ops; i++) {
+        const host_tally *h = &t->host[i];
+        printf(" %s %d/%d", h->op, h->same[1], h->differ[1]);
+        if (h->same[0] + h->differ[0]) printf(" (%d/%d)", h->same[0], h->differ[0]);
+    }
+    printf("\n");
+    for (int i = 0; i < t->n_ops; i++)
+        if (t->host[i].first) printf("first of %s: %s\n", t->host[i].op, t->host[i].first);
+}
+
 static void run_once(job *j, int64_t rows, const int *chosen) {
     gpu_run_poison(&j->run, rows);
     gpu_run_plan(&j->run, rows, chosen);
@@ -204,9 +259,28 @@ static bool is_large(const char *name) {
            n * (int64_t)k > 2000000;
 }
 
+/* The host's results against the reference's. */
+static syl_status check_reference(gpu_problem *p) {
+    for (int r = 0; r < p->n_results; r++) {
+        const gpu_result *result = &p->results[r];
+        double error = 0, power = 0;
+        for (int64_t i = 0; i < p->n_sample * result->cols; i++) {
+            double d = gpu_element(result->host, result->dtype, i) - result->expected[i];
+            error += d * d;
+            power += result->expected[i] * result->expected[i];
+        }
+        if (!(error <= p->spec->nmse * power))
+            return syl_error(p->diag, SYL_ERR_exec_input, SYL_NOWHERE,
+                             "the host's result %d has an nmse of %.3g against the reference", r,
+                             error / power);
+    }
+    return SYL_OK;
+}
+
 /* Everything up to the device: plan, packed weights, reference, and sources of the best variant of each family. */
 static syl_status dry_run(test *t, gpu_problem *p, size_t index) {
     syl_status status = gpu_problem_expect(p);
+    if (status == SYL_OK && p->results[0].host) status = check_reference(p);
     for (size_t i = 0; i < p->plan->steps.n && status == SYL_OK; i++) {
         const kir_kernel *kernel = p->plan->kernels.p[p->plan->steps.p[i].kernel];
         const char *arch = syl_cuda_archs[(index + i) % SYL_CUDA_ARCHS].name;
@@ -249,6 +323,8 @@ static void run_problem(test *t, size_t index) {
     spec.max_rows = j->base_rows = j->rows[j->n_rows - 1];
     syl_status status = gpu_problem_create(&spec, &j->problem);
     if (status == SYL_OK && !t->set.brief && !t->set.dry) status = gpu_problem_expect(&j->problem);
+    if (status == SYL_OK && !t->set.brief && (!t->set.dry || index % 3 == 0))
+        status = gpu_problem_run_host(&j->problem);
     j->run = (gpu_run){.g = &t->g, .problem = &j->problem};
     if (t->set.dry && status == SYL_OK) status = dry_run(t, &j->problem, index);
     for (int i = 0; i < j->n_rows && status == SYL_OK && !t->set.dry; i++)
@@ -266,6 +342,7 @@ static void run_problem(test *t, size_t index) {
         gpu_enter(&t->g);
         gpu_run_create(&j->run);
         run_base(j);
+        if (!check_host(j)) fail(t, number + j->n_rows - 1, &spec, j->base_rows, j->why);
         for (int i = 0; i < j->n_rows; i++) {
             if (t->set.only_case >= 0 && number + i != t->set.only_case) continue;
             bool good = run_case(j, j->rows[i]);
@@ -428,7 +505,9 @@ int main(int argc, char **argv) {
         missing |= claimed && !t.t.launched[f] && !t.set.only && !t.set.family && t.set.sparse == 1 &&
                    t.set.only_case < 0;
     }
-    printf("\n%s", missing ? "a family of kernels was never launched\n" : "");
+    printf("\n");
+    if (!t.set.dry && !t.set.brief) print_host(&t.t);
+    printf("%s", missing ? "a family of kernels was never launched\n" : "");
     if (t.set.json) write_json(&t, seconds);
     bool bad = t.t.failed || missing || !t.t.cases;
     if (!t.set.dry) gpu_close(&t.g);

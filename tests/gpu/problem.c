@@ -5,6 +5,7 @@
 #include <string.h>
 #include "base/numeric.h"
 #include "base/size.h"
+#include "codegen/host/host.h"
 #include "passes/pass.h"
 
 /* ---- random numbers ---- */
@@ -280,7 +281,16 @@ static void *as_stored(const stored *s, syl_dtype dtype) {
     return out;
 }
 
-static syl_status make_weight(gpu_problem *p, const syl_plan_weight *weight, gpu_weight *out) {
+/* Memory of a packed weight; NULL where there is none. */
+static void *pack(const syl_plan_weight *weight, const syl_weight_source *source, bool host, size_t *size) {
+    bool fits = host ? syl_host_packed_size(weight, size) : syl_cuda_packed_size(weight, size);
+    void *out = fits ? syl_alloc_aligned(*size + 64) : NULL;
+    if (out && host) syl_host_pack(weight, source, out, 0, syl_host_panels(weight));
+    if (out && !host) syl_cuda_pack(weight, source, out, 0, syl_cuda_pack_units(weight));
+    return out;
+}
+
+syl_status gpu_problem_weight(gpu_problem *p, const syl_plan_weight *weight, bool host, gpu_weight *out) {
     size_t size = strlen(weight->name), suffix = strlen(".scale");
     const syl_type *type = find_stored(p, weight->name, size);
     bool scale = !type && size > suffix;
@@ -293,15 +303,13 @@ static syl_status make_weight(gpu_problem *p, const syl_plan_weight *weight, gpu
     bool ok = make_stored(p, name, type, &s);
     if (ok && scale) {
         out->size = (size_t)weight->cols * sizeof(float);
-        ok = (out->data = malloc(out->size)) != NULL;
+        ok = (out->data = malloc(out->size + 64)) != NULL;
         if (ok) memcpy(out->data, s.scales, out->size);
     } else if (ok) {
         void *data = as_stored(&s, type->dtype);
         if (weight->packed) {
             syl_weight_source source = {data, s.scales, s.group_scale, s.group_zero};
-            ok = data && syl_cuda_packed_size(weight, &out->size) &&
-                 (out->data = malloc(out->size + 64)) != NULL;
-            if (ok) syl_cuda_pack(weight, &source, out->data, 0, syl_cuda_pack_units(weight));
+            ok = data && (out->data = pack(weight, &source, host, &out->size)) != NULL;
             free(data);
         } else {
             out->size = (size_t)(s.rows * s.cols) * (s.codes ? 1 : element_size(type->dtype));
@@ -315,7 +323,7 @@ static syl_status make_weight(gpu_problem *p, const syl_plan_weight *weight, gpu
 static syl_status make_weights(gpu_problem *p) {
     p->weights = SYL_NEW_ARRAY(&p->arena, gpu_weight, p->plan->weights.n + 1);
     for (size_t i = 0; i < p->plan->weights.n; i++)
-        SYL_TRY(make_weight(p, &p->plan->weights.p[i], &p->weights[i]));
+        SYL_TRY(gpu_problem_weight(p, &p->plan->weights.p[i], false, &p->weights[i]));
     return SYL_OK;
 }
 
@@ -344,14 +352,14 @@ static void choose_sample(gpu_problem *p) {
 }
 
 /* Sequences longer than the sample are run whole; rows behind the sample are not compared. */
-static int64_t reference_rows(const gpu_problem *p) {
+int64_t gpu_problem_sample_rows(const gpu_problem *p) {
     return p->spec->multiple > 1 && p->n_sample < p->spec->multiple ? p->spec->multiple : p->n_sample;
 }
 
 static syl_ref_tensor *reference_argument(const gpu_problem *p, int i) {
     const syl_type *type = &p->func->args[i].type;
     const gpu_argument *a = &p->args[i];
-    int64_t rows = a->varies ? reference_rows(p) : a->rows, dims[SYL_MAX_RANK] = {rows, a->cols};
+    int64_t rows = a->varies ? gpu_problem_sample_rows(p) : a->rows, dims[SYL_MAX_RANK] = {rows, a->cols};
     syl_ref_tensor *x = syl_ref_tensor_create(type->dtype, type->rank, dims);
     for (int64_t r = 0; x && r < rows; r++) {
         int64_t from = !a->varies || r >= p->n_sample ? r : p->sample[r];
@@ -437,7 +445,10 @@ syl_status gpu_problem_create(const gpu_problem_spec *spec, gpu_problem *p) {
 
 void gpu_problem_destroy(gpu_problem *p) {
     for (int i = 0; i < GPU_MAX_ARGS; i++) free(p->args[i].data);
-    for (int i = 0; i < p->n_results; i++) free(p->results[i].expected);
+    for (int i = 0; i < p->n_results; i++) {
+        free(p->results[i].expected);
+        free(p->results[i].host);
+    }
     for (size_t i = 0; p->weights && i < p->plan->weights.n; i++) free(p->weights[i].data);
     syl_plan_destroy(p->plan);
     syl_module_destroy(p->module);

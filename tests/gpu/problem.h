@@ -43,6 +43,7 @@ typedef struct gpu_result {
     int64_t cols;
     size_t row_bytes;
     double *expected; /* [n_sample][cols] */
+    void *host;       /* [n_sample] rows, as kernels write them; NULL: not computed */
 } gpu_result;
 
 typedef struct gpu_weight { /* one of plan->weights, as the device holds it */
@@ -73,7 +74,16 @@ typedef struct gpu_problem {
 SYL_NODISCARD syl_status gpu_problem_create(const gpu_problem_spec *spec, gpu_problem *out);
 /* Runs the reference over the sample: results[i].expected. */
 SYL_NODISCARD syl_status gpu_problem_expect(gpu_problem *problem);
+/* Runs this machine's own code over the sample: results[i].host. Without fused multiply-add they stay NULL. host.c */
+SYL_NODISCARD syl_status gpu_problem_run_host(gpu_problem *problem);
+/* Whether the device's results are promised to be the host's bit by bit (docs/numerics.md): all but what bf16 tensor cores sum. */
+bool gpu_problem_promises_bits(const gpu_problem *problem);
 void gpu_problem_destroy(gpu_problem *problem);
+
+/* A weight of a plan as its kernels read it: this machine's, or CUDA's. Rows that the reference and the host run over: the sample, or whole sequences. */
+SYL_NODISCARD syl_status gpu_problem_weight(gpu_problem *problem, const syl_plan_weight *weight, bool host,
+                                            gpu_weight *out);
+int64_t gpu_problem_sample_rows(const gpu_problem *problem);
 
 /* Sizes of a call with `rows` rows: of the plan's symbol number `symbol`. */
 int64_t gpu_problem_size(const gpu_problem *problem, int symbol, int64_t rows);

@@ -39,12 +39,14 @@ static float multiply_add(const syl_host_target *target, float a, float b, float
 
 /* ---- down: 2 x, quantized beside its projection ---- */
 
-static float projection(const syl_host_target *target, const float *x, const void *d, kir_type elem,
+static float projection(const syl_host_target *target, int run, const float *x, const void *d, kir_type elem,
                         int64_t cols, int64_t q) {
-    float lane[16] = {0};
-    for (int64_t j = 0; j < cols; j++)
-        lane[j % 16] = multiply_add(target, 2 * x[j], get(d, elem, q * cols + j), lane[j % 16]);
-    for (int s = 8; s >= 1; s /= 2)
+    float lane[32] = {0};
+    for (int64_t j = 0; j < cols; j++) {
+        float *sum = &lane[j / run % 32];
+        *sum = multiply_add(target, 2 * x[j], get(d, elem, q * cols + j), *sum);
+    }
+    for (int s = 16; s >= 1; s /= 2)
         for (int i = 0; i < s; i++) lane[i] += lane[i + s];
     return lane[0];
 }
@@ -63,6 +65,8 @@ static void project_case(const syl_host_target *target, int64_t cols, int64_t ra
     v = kir_emit(&arena, &kernel, (kir_inst){.op = KIR_add, .args = {v, v}, .buffer = -1});
     kir_emit(&arena, &kernel, (kir_inst){.op = KIR_project, .args = {v}, .buffer = t, .second = d});
     kir_emit(&arena, &kernel, (kir_inst){.op = KIR_store, .args = {v}, .buffer = twice});
+    int run = d_elem == KIR_F32 ? 4 : 8; /* neighbours of a lane: 16 bytes, or what divides the row */
+    while (cols % run) run /= 2;
     built b = build_kernel(&kernel, target);
     float *xs = random_data(KIR_F32, ROWS * cols), *ys = new_buffer((size_t)(ROWS * cols) * 4);
     void *ds = random_data(d_elem, rank * cols);
@@ -74,7 +78,7 @@ static void project_case(const syl_host_target *target, int64_t cols, int64_t ra
     check_slack(out, bytes);
     for (int64_t i = 0; i < ROWS; i++) {
         for (int64_t q = 0; q < rank; q++) {
-            float expected = projection(target, xs + i * cols, ds, d_elem, cols, q);
+            float expected = projection(target, run, xs + i * cols, ds, d_elem, cols, q);
             if (out_elem == KIR_BF16) expected = syl_bf16_to_f32(syl_bf16_from_f32(expected));
             assert_true(get(out, out_elem, i * (rank + GAP) + q) == expected);
         }
@@ -90,13 +94,13 @@ static void project_case(const syl_host_target *target, int64_t cols, int64_t ra
 
 static void projections(void **state) {
     (void)state;
-    static const int64_t cols[] = {1, 16, 33, 576}, ranks[] = {3, 32, 1, 13};
+    static const int64_t cols[] = {1, 16, 33, 576, 90, 1516, 1544}, ranks[] = {3, 32, 1, 13};
     for (int t = 0; t < N_TARGETS; t++) {
         syl_host_target target;
         if (!find_target(all_targets[t], &target)) continue;
-        for (int i = 0; i < 4; i++)
-            project_case(&target, cols[i], ranks[(i + t) % 4], i % 2 ? KIR_BF16 : KIR_F32,
-                         i < 2 ? KIR_F32 : KIR_BF16);
+        for (int i = 0; i < 14; i++)
+            project_case(&target, cols[i % 7], ranks[(i + t) % 4], i % 2 ? KIR_BF16 : KIR_F32,
+                         i % 4 < 2 ? KIR_F32 : KIR_BF16);
     }
 }
 

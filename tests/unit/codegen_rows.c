@@ -3,8 +3,9 @@
 #include <math.h>
 #include "base/hadamard.h"
 #include "base/numeric.h"
+#include "codegen/rows_layout.h"
 
-static const int64_t widths[] = {1, 7, 16, 33, 576};
+static const int64_t widths[] = {1, 7, 16, 33, 576, 90, 1009, 1536, 4096};
 
 typedef struct making {
     syl_arena arena;
@@ -27,13 +28,27 @@ static int imm(making *m, double f) {
     return kir_emit(&m->arena, &m->kernel, (kir_inst){.op = KIR_imm, .f = f, .buffer = -1});
 }
 
-/* The sum and maximum of docs/numerics.md, "Reductions". */
-static float tree_sum(const float *x, int64_t n) {
-    float lane[16] = {0};
-    for (int64_t j = 0; j < n; j++) lane[j % 16] += x[j];
-    for (int s = 8; s >= 1; s /= 2)
-        for (int i = 0; i < s; i++) lane[i] += lane[i + s];
-    return lane[0];
+/* The sum of docs/numerics.md, "Reductions". */
+static float row_sum(const kir_kernel *kernel, const float *x, int64_t n) {
+    rows_shape shape = rows_shape_of(kernel);
+    int threads = shape.threads, vector = shape.vector, chains = vector > 4 ? vector : 4;
+    float *part = calloc((size_t)(threads * chains), sizeof *part), total = 0;
+    for (int64_t j = 0; j < n; j++) part[j % (threads * chains)] += x[j];
+    for (int w = 0; w < threads; w += 32) { /* a warp */
+        float lane[32] = {0};
+        for (int t = w; t < threads && t < w + 32; t++) {
+            float own[8];
+            for (int c = 0; c < chains; c++) own[c] = part[(c / vector * threads + t) * vector + c % vector];
+            for (int s = 1; s < chains; s *= 2)
+                for (int c = 0; c < chains; c += 2 * s) own[c] += own[c + s];
+            lane[t - w] = own[0];
+        }
+        for (int s = (threads < 32 ? threads : 32) / 2; s >= 1; s /= 2)
+            for (int i = 0; i < s; i++) lane[i] += lane[i + s];
+        total += lane[0];
+    }
+    free(part);
+    return total;
 }
 
 /* RMS norm, then per-row int8: the shape of most of a quantized model's row kernels. Everything is fixed but fma, so results are compared exactly. */
@@ -78,7 +93,8 @@ static void norm_and_quantize(const syl_host_target *target, int64_t cols) {
     run_kernel(&b, buffers, ROWS);
     for (int64_t i = 0; i < ROWS; i++) {
         for (int64_t j = 0; j < cols; j++) work[j] = xs[i * stride + j] * xs[i * stride + j];
-        float inv = 1.0f / sqrtf(tree_sum(work, cols) * (float)(1.0 / (double)cols) + 1e-5f), top = 0;
+        float inv = 1.0f / sqrtf(row_sum(&m.kernel, work, cols) * (float)(1.0 / (double)cols) + 1e-5f),
+              top = 0;
         for (int64_t j = 0; j < cols; j++) {
             ys[j] = xs[i * stride + j] * inv * gains[j];
             top = fmaxf(top, fabsf(ys[j]));
@@ -107,7 +123,7 @@ static void norms(void **state) {
     for (int t = 0; t < N_TARGETS; t++) {
         syl_host_target target;
         if (!find_target(all_targets[t], &target)) continue;
-        for (int i = 0; i < 5; i++) norm_and_quantize(&target, widths[i]);
+        for (int i = 0; i < 9; i++) norm_and_quantize(&target, widths[i]);
     }
 }
 

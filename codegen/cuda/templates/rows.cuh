@@ -47,9 +47,10 @@ __device__ inline void meet(int part) {
 
 // ---- reductions: the threads of a row, then its warps in order; all of them get the result ----
 
-template <int T, bool OWN>
-__device__ inline float sum_over(const float *sums, float *partial, int t, int part) {
+template <int T, bool OWN, int C>
+__device__ inline float sum_over(const float (&sums)[C], float *partial, int t, int part) {
     float x = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    if constexpr (C == 8) x += (sums[4] + sums[5]) + (sums[6] + sums[7]);
     #pragma unroll
     for (int d = (T < 32 ? T : 32) / 2; d > 0; d /= 2) x += __shfl_xor_sync(0xffffffffu, x, d);
     if constexpr (T > 32) {
@@ -77,12 +78,19 @@ __device__ inline float max_over(const float *sums, float *partial, int t, int p
     return x;
 }
 
-// 1 / sqrt(mean of squares + eps) of each head.
+// 1 / sqrt(mean of squares + eps) of each head: 32 partial sums, dealt to LANES lanes.
 template <int T, int LANES>
 __device__ inline void norm_factors(const float *row, float *factors, int heads, int width, float share, float eps, int t) {
     for (int h = t / LANES; h < heads; h += T / LANES) {
-        float sum = 0.0f;
-        for (int d = t % LANES; d < width; d += LANES) sum += row[h * width + d] * row[h * width + d];
+        float part[32 / LANES] = {};
+        #pragma unroll
+        for (int i = 0; i < 32 / LANES; i++)
+            for (int d = t % LANES + i * LANES; d < width; d += 32) part[i] += row[h * width + d] * row[h * width + d];
+        #pragma unroll
+        for (int n = 16 / LANES; n > 0; n /= 2)
+            #pragma unroll
+            for (int i = 0; i < n; i++) part[i] += part[i + n];
+        float sum = part[0];
         #pragma unroll
         for (int d = LANES / 2; d > 0; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);
         if (t % LANES == 0) factors[h] = __fdiv_rn(1.0f, __fsqrt_rn(sum * share + eps));

@@ -1,10 +1,8 @@
-/* How a row is dealt to threads: choosing their number, the layouts of a transform's passes, and paddings without bank conflicts. All of it
- * depends on the kernel alone. */
+/* How a row is dealt to the threads of a GPU: choosing their number, and the layouts of a transform's passes. All of it depends on the kernel
+ * alone. */
+#include "codegen/rows_layout.h"
 #include <math.h>
-
-#include <string.h>
 #include "base/size.h"
-#include "codegen/cuda/rows.h"
 
 rows_layout rows_make_layout(int64_t cols, int threads, int r, int64_t stride, int w) {
     rows_layout l = {.r = r, .w = w, .stride = stride, .groups = cols / ((int64_t)r * w)};
@@ -31,7 +29,7 @@ static int vector_of(const kir_kernel *kernel) {
     for (size_t i = 0; i < kernel->body.n; i++) {
         const kir_inst *inst = &kernel->body.p[i];
         if (inst->op != KIR_load && inst->op != KIR_load_at) continue;
-        int size = cu_elem_bytes(kernel->buffers.p[inst->buffer].elem);
+        int size = kir_elem_bytes(kernel->buffers.p[inst->buffer].elem);
         if (size < bytes) bytes = size;
     }
     if (vector > 16 / bytes) vector = 16 / bytes;
@@ -211,44 +209,38 @@ rows_shape rows_shape_of(const kir_kernel *kernel) {
     return shape;
 }
 
-/* ---- bank conflicts ---- */
+/* ---- the order of sums ---- */
 
-static int64_t column_of(const rows_layout *l, int64_t t, int k) {
-    int64_t g = t % l->groups, columns = l->stride / l->w;
-    return g / columns * l->r * l->stride + g % columns * l->w + k * l->stride;
+static int add_butterfly_stages(rows_stage *stages, int n, int64_t stride, int count) {
+    for (; count > 1; count /= 2, stride *= 2) stages[n++] = (rows_stage){STAGE_BUTTERFLY, 2, stride};
+    return n;
 }
 
-/* Turns that a warp's access takes beyond one for each 128 bytes. */
-static int conflicts(const rows_layout *l, rows_padding p, int threads, int64_t row_floats) {
-    int width = l->w % 4 == 0 ? 4 : l->w % 2 == 0 ? 2 : 1, sum = 0;
-    for (int k = 0; k < l->r && k < 8; k++)
-        for (int begin = 0; begin < 32; begin += 32 / width) {
-            int banks[32] = {0}, most = 0;
-            for (int lane = begin; lane < begin + 32 / width; lane++) {
-                int64_t j = column_of(l, lane % threads, k);
-                int64_t at = lane / threads * row_floats + j + (j >> 5) * p.a + (j >> p.shift) * p.b;
-                for (int i = 0; i < width; i++)
-                    if (++banks[(at + i) % 32] > most) most = banks[(at + i) % 32];
-            }
-            sum += most - 1;
-        }
-    return sum * 8 / (l->r < 8 ? l->r : 8);
+int rows_stages_of(const kir_kernel *kernel, const kir_inst *inst, rows_stage *stages) {
+    rows_shape shape = rows_shape_of(kernel);
+    rows_pass passes[ROWS_PASSES];
+    int n_passes = rows_plan_hadamard(kernel, inst, shape.threads, shape.vector, passes), n = 0;
+    for (int i = 0; i < n_passes; i++) {
+        const rows_pass *p = &passes[i];
+        n = add_butterfly_stages(stages, n, 1, p->low);
+        n = add_butterfly_stages(stages, n, p->layout.w, p->lanes);
+        n = add_butterfly_stages(stages, n, p->layout.stride, p->high);
+        if (p->kind == PASS_DENSE || p->kind == PASS_LARGE)
+            stages[n++] = (rows_stage){p->kind == PASS_DENSE ? STAGE_DENSE : STAGE_LARGE, p->order, p->inner};
+    }
+    return n;
 }
 
-rows_padding rows_choose_padding(const rows_layout *from, const rows_layout *to, int threads,
-                                 int64_t row_floats) {
-    rows_padding best = {0, 5, 0};
-    int least = conflicts(from, best, threads, row_floats) + conflicts(to, best, threads, row_floats);
-    for (int a = 0; a <= 8; a += 4)
-        for (int shift = 6; shift <= 10; shift++)
-            for (int b = 0; b <= 16; b += 4) {
-                rows_padding p = {a, shift, b};
-                if (2 * a + (b << 6 >> shift) > 16) continue; /* a quarter of a row more is the limit */
-                int n = conflicts(from, p, threads, row_floats) + conflicts(to, p, threads, row_floats);
-                if (n < least) {
-                    least = n;
-                    best = p;
-                }
-            }
-    return best;
+int rows_signed_sum(const signed char *h, int order, int input, int output, bool *minus) {
+    int first = h[input * order + output], pattern = 0;
+    for (int i = 1; i < 4; i++) pattern = 2 * pattern + (h[(input + i) * order + output] != first);
+    *minus = first < 0;
+    return pattern;
+}
+
+int rows_project_run(const kir_kernel *kernel, const kir_inst *inst) {
+    const kir_buffer *d = &kernel->buffers.p[inst->second];
+    int run = d->elem == KIR_F32 ? 4 : 8; /* loads of 16 bytes */
+    while (kernel->cols % run || d->stride % run) run /= 2;
+    return run;
 }
