@@ -4,6 +4,7 @@
  * transform the row lies in another layout; what is needed there is computed again from its loads, or exchanged where it stands on a transform. */
 #include "codegen/cuda/rows.h"
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include "base/size.h"
 
@@ -60,25 +61,33 @@ int rows_use_layout(rows_state *r, const rows_layout *layout) {
     return number;
 }
 
-/* The loops over a layout's runs of w neighbours: `body` sees column j and the first register e of each. */
+/* The loops over a layout's runs of w neighbours: `body` sees column j and the first register e of each; `before` is a thread's start of a group. One branch
+ * around all runs of a group. */
+static void print_groups(rows_state *r, int layout, const char *guard, const char *before, const char *body,
+                         const char *otherwise) {
+    const rows_layout *l = &r->layouts[layout];
+    const char *live = rows_live(r, layout),
+               *run = syl_arena_printf(r->s->arena,
+                                       "UNROLL\n            for (int k = 0; k < %d; k++) {\n                const int j = "
+                                       "c%d[n] + k * %lld, e = (n * %d + k) * %d;\n",
+                                       l->r, layout, (long long)l->stride, l->r, l->w);
+    bool always = !strcmp(live, "true") && !guard;
+    syl_text_printf(r->s->out, "    UNROLL\n    for (int n = 0; n < %d; n++) {\n", l->n);
+    if (always)
+        syl_text_printf(r->s->out, "        {\n");
+    else
+        syl_text_printf(r->s->out, "        if (%s%s%s) {\n", guard ? guard : "", guard ? " && " : "", live);
+    if (before) syl_text_printf(r->s->out, "            %s\n", before);
+    syl_text_printf(r->s->out, "            %s                %s\n            }\n        }\n", run, body);
+    if (otherwise && !always)
+        syl_text_printf(r->s->out, "        else {\n            %s                %s\n            }\n        }\n", run,
+                        otherwise);
+    syl_text_printf(r->s->out, "    }\n");
+}
+
 static void print_runs(rows_state *r, int layout, const char *guard, const char *body,
                        const char *otherwise) {
-    const rows_layout *l = &r->layouts[layout];
-    syl_text_printf(r->s->out,
-                    "    UNROLL\n    for (int n = 0; n < %d; n++)\n        UNROLL\n        for (int k = 0; k "
-                    "< %d; k++) {\n"
-                    "            const int j = c%d[n] + k * %lld, e = (n * %d + k) * %d;\n",
-                    l->n, l->r, layout, (long long)l->stride, l->r, l->w);
-    const char *live = rows_live(r, layout);
-    bool always = !strcmp(live, "true") && !guard;
-    if (always)
-        syl_text_printf(r->s->out, "            %s\n", body);
-    else
-        syl_text_printf(r->s->out, "            if (%s%s%s) {\n                %s\n            }\n",
-                        guard ? guard : "", guard ? " && " : "", live, body);
-    if (otherwise && !always)
-        syl_text_printf(r->s->out, "            else {\n                %s\n            }\n", otherwise);
-    syl_text_printf(r->s->out, "        }\n");
+    print_groups(r, layout, guard, NULL, body, otherwise);
 }
 
 /* ---- exchanges ---- */
@@ -349,7 +358,18 @@ static void print_store(rows_state *r, int inst, int layout) {
                    NULL);
         return;
     }
+    const rows_layout *l = &r->layouts[layout];
     int unit = w * size > 16 ? 16 / size : w; /* neighbours that the swizzle keeps together */
+    if (unit == w && l->stride * size % KIR_ATOM_BYTES == 0) /* runs of a group are whole atoms apart */
+        print_groups(
+            r, layout, "alive",
+            syl_arena_printf(s->arena,
+                             "char *to = (char *)args.buffers[%d] + tiled(i, c%d[n] * %d, args.rows);\n"
+                             "            const int64_t step = atoms_apart(%lld, args.rows);",
+                             p->buffer, layout, size, (long long)(l->stride * size / KIR_ATOM_BYTES)),
+            syl_arena_printf(s->arena, "store_some<%d>((%s *)to, true, &%s[e]), to += step;", w, type, name),
+            NULL);
+    else
     print_runs(r, layout, "alive",
                syl_arena_printf(
                    s->arena,
@@ -512,6 +532,9 @@ static syl_status print_entry(rows_state *r, bool in_shared) {
     cu_source *s = r->s;
     int t = r->shape.threads, rows = r->rows_per_block, threads = t * rows;
     int blocks = !projects(s->kernel) && 65536 / threads / 2 >= r->shape.registers * 8 / 5 + 40 ? 2 : 1;
+    const char *try = getenv("SYL_ROWS_TRY");
+    if (try && atoi(try) == 2) blocks = 2;
+    if (try && atoi(try) == 3) blocks = 3;
     syl_text_printf(
         s->out,
         "\nextern \"C\" __global__ void __launch_bounds__(%d, %d) %s(const __grid_constant__ Args args) {\n",

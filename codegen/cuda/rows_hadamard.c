@@ -144,6 +144,7 @@ syl_status rows_hadamard(rows_state *r, int inst) {
                     (long long)block, x, rows_registers(&passes[0].layout), rows_registers(&passes[0].layout),
                     x, rows_array(r, p->args[0], 0));
     for (int i = 0; i < n; i++) {
+        bool some = false;
         if (i && passes[i].kind == PASS_LARGE) { /* the factor's inputs stay in shared memory */
             rows_publish(r, layout, x);
             layout = rows_use_layout(r, &passes[i].layout);
@@ -157,9 +158,14 @@ syl_status rows_hadamard(rows_state *r, int inst) {
             layout = rows_use_layout(r, &passes[i].layout);
             x = syl_arena_printf(s->arena, "h%d_%d", inst, i);
             syl_text_printf(s->out, "    float %s[%d];\n", x, rows_registers(&passes[i].layout));
+            /* threads without columns have no part in a pass in the middle */
+            const rows_layout *l = &passes[i].layout;
+            some = i < n - 1 && l->n == 1 && l->groups < r->shape.threads;
+            if (some) syl_text_printf(s->out, "    if (t < %lld) {\n", (long long)l->groups);
             rows_read(r, layout, x, padding);
         }
         print_pass(r, &passes[i], layout, x, p->transpose);
+        if (some) syl_text_printf(s->out, "    }\n");
     }
     r->current = layout;
     int registers = rows_registers(&r->layouts[layout]);
