@@ -53,10 +53,10 @@ int rows_use_layout(rows_state *r, const rows_layout *layout) {
                     "    #pragma unroll\n    for (int n = 0; n < %d; n++) {\n        int g = t + n * %d;\n",
                     number, layout->n, layout->r, layout->w, (long long)layout->stride, number, layout->n,
                     layout->n, r->shape.threads);
-    if (columns == 1)
-        syl_text_printf(r->s->out, "        c%d[n] = g * %lld;\n    }\n", number, span);
+    if (columns == 1 || layout->groups <= columns) /* one column of groups, or one row of them */
+        syl_text_printf(r->s->out, "        c%d[n] = g * %lld;\n    }\n", number, columns == 1 ? span : layout->w);
     else
-        syl_text_printf(r->s->out, "        c%d[n] = g / %lld * %lld + g %% %lld * %d;\n    }\n", number,
+        syl_text_printf(r->s->out, "        c%d[n] = (int)((unsigned)g / %lld * %lld + (unsigned)g %% %lld * %d);\n    }\n", number,
                         columns, span, columns, layout->w);
     return number;
 }
@@ -97,20 +97,34 @@ static bool separates(const rows_layout *l, int64_t m) {
     return l->r * l->stride % m == 0 && (l->stride % m == 0 || m % l->stride == 0);
 }
 
-static void exchange(rows_state *r, int layout, const char *name, rows_padding p, bool write) {
+/* Where run k of group n lies in the row: an expression. */
+static const char *place_of(rows_state *r, int layout, rows_padding p) {
     const rows_layout *l = &r->layouts[layout];
     const char *pad = syl_arena_printf(r->s->arena, "padded<%d, %d, %d>", p.a, p.shift, p.b);
     bool apart = separates(l, 32) && separates(l, (int64_t)1 << p.shift);
-    bool words = l->w > 1 && l->stride % l->w == 0;
-    const char *at = l->r == 1 ? syl_arena_printf(r->s->arena, "%s(c%d[n])", pad, layout)
-                     : apart   ? syl_arena_printf(r->s->arena, "%s(c%d[n]) + %s(k * %lld)", pad, layout, pad,
-                                                  (long long)l->stride)
-                               : syl_arena_printf(r->s->arena, "%s(j)", pad);
-    const char *body = words && write
-                           ? syl_arena_printf(r->s->arena, "put<%d>(row + %s, &%s[e]);", l->w, at, name)
-                       : words ? syl_arena_printf(r->s->arena, "get<%d>(row + %s, &%s[e]);", l->w, at, name)
-                       : write ? syl_arena_printf(r->s->arena, "row[%s] = %s[e];", at, name)
-                               : syl_arena_printf(r->s->arena, "%s[e] = row[%s];", name, at);
+    if (l->r == 1) return syl_arena_printf(r->s->arena, "%s(c%d[n])", pad, layout);
+    if (apart)
+        return syl_arena_printf(r->s->arena, "%s(c%d[n]) + %s(k * %lld)", pad, layout, pad, (long long)l->stride);
+    return syl_arena_printf(r->s->arena, "%s(c%d[n] + k * %lld)", pad, layout, (long long)l->stride);
+}
+
+const char *rows_read_run(rows_state *r, int layout, const char *to, rows_padding padding) {
+    const rows_layout *l = &r->layouts[layout];
+    const char *at = place_of(r, layout, padding);
+    if (l->w > 1 && l->stride % l->w == 0)
+        return syl_arena_printf(r->s->arena, "get<%d>(row + %s, &%s);", l->w, at, to);
+    return syl_arena_printf(r->s->arena, "%s = row[%s];", to, at);
+}
+
+static void exchange(rows_state *r, int layout, const char *name, rows_padding p, bool write) {
+    const rows_layout *l = &r->layouts[layout];
+    const char *body, *first = syl_arena_printf(r->s->arena, "%s[e]", name);
+    if (!write)
+        body = rows_read_run(r, layout, first, p);
+    else if (l->w > 1 && l->stride % l->w == 0)
+        body = syl_arena_printf(r->s->arena, "put<%d>(row + %s, &%s);", l->w, place_of(r, layout, p), first);
+    else
+        body = syl_arena_printf(r->s->arena, "row[%s] = %s;", place_of(r, layout, p), first);
     const char *none =
         syl_arena_printf(r->s->arena, "UNROLL for (int m = 0; m < %d; m++) %s[e + m] = 0;", l->w, name);
     print_runs(r, layout, NULL, body, write ? NULL : none);

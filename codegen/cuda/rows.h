@@ -83,6 +83,8 @@ const char *rows_live(rows_state *r, int layout);
 /* Array `name` of a layout's registers to or from the row in shared memory. */
 void rows_write(rows_state *r, int layout, const char *name, rows_padding padding);
 void rows_read(rows_state *r, int layout, const char *name, rows_padding padding);
+/* One run of w neighbours, number k of group n: a statement that reads it to the place `to`. */
+const char *rows_read_run(rows_state *r, int layout, const char *to, rows_padding padding);
 /* The row of registers `name` into shared memory without padding, and a sync: what rope and the like read. */
 void rows_publish(rows_state *r, int layout, const char *name);
 /* Makes sure that a value is printed, in a layout. */
