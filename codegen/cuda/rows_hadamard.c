@@ -191,8 +191,12 @@ syl_status rows_hadamard(rows_state *r, int inst) {
                 rows_read(r, layout, x, padding);
         }
         print_pass(r, &passes[i], layout, x, p->transpose);
-        if (some) syl_text_printf(s->out, "    }\n");
+        if (some)
+            syl_text_printf(s->out, "    } else {\n        UNROLL for (int e = 0; e < %d; e++) %s[e] = 0;\n    }\n",
+                            rows_registers(&passes[i].layout), x);
     }
+    if (r->ahead)
+        rows_read_ahead(r, syl_arena_printf(s->arena, "number + %lld", (long long)s->launch->blocks_x));
     r->current = layout;
     int registers = rows_registers(&r->layouts[layout]);
     syl_text_printf(s->out,
