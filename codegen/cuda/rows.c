@@ -229,6 +229,34 @@ static void print_table(rows_state *r, int inst, int of, int layout) {
     print_runs(r, layout, NULL, body, none);
 }
 
+/* The reduction whose result bounds the codes of `inst`, a to_i8: of x * (1 / (max |x| / 127)), rounded and cut; or -1. */
+static int bound_of(const kir_kernel *k, int inst) {
+    const kir_inst *at = &k->body.p[inst];
+    if (at->op != KIR_to_i8) return -1;
+    int product = cu_cut_and_rounded(k, at->args[0]);
+    if (product < 0 || k->body.p[product].op != KIR_mul) return -1;
+    int x = k->body.p[product].args[0];
+    const kir_inst *inverse = &k->body.p[k->body.p[product].args[1]];
+    if (inverse->op != KIR_recip_or_zero) return -1;
+    const kir_inst *scale = &k->body.p[inverse->args[0]];
+    if (scale->op != KIR_div || scale->type != KIR_F32) return -1;
+    const kir_inst *top = &k->body.p[scale->args[0]], *by = &k->body.p[scale->args[1]];
+    if (top->op != KIR_reduce_max || by->op != KIR_imm || by->f != 127) return -1;
+    const kir_inst *magnitude = &k->body.p[top->args[0]];
+    return magnitude->op == KIR_abs && magnitude->args[0] == x ? scale->args[0] : -1;
+}
+
+bool rows_bounds_codes(const rows_state *r, int inst) {
+    const kir_kernel *k = r->s->kernel;
+    int try = rows_try();
+    if ((try != 2 && try != 4 && try != 5) || r->s->target->arch < 80) return false;
+    /* the threads of a row meet without others */
+    if (r->shape.threads < 32 || (r->shape.threads > 32 && !r->own && r->parts > 1)) return false;
+    for (int i = 0; i < (int)k->body.n; i++)
+        if (bound_of(k, i) == inst) return true;
+    return false;
+}
+
 static syl_status print_scalar(rows_state *r, int inst, int layout) {
     cu_source *s = r->s;
     const kir_inst *p = &s->kernel->body.p[inst];
@@ -242,6 +270,15 @@ static syl_status print_scalar(rows_state *r, int inst, int layout) {
         return SYL_OK;
     }
     declare(r, inst, layout);
+    int bound = bound_of(s->kernel, inst);
+    if (bound >= 0 && rows_bounds_codes(r, bound)) {
+        const kir_inst *product = &s->kernel->body.p[cu_cut_and_rounded(s->kernel, p->args[0])];
+        syl_text_printf(s->out,
+                        "    if (finite%d && v%d < __int_as_float(0x7f800000)) {\n    UNROLL\n    for (int e = 0; e < %d; "
+                        "e++) %s[e] = code_of_bounded(%s);\n    } else\n",
+                        bound, product->args[1], rows_registers(&r->layouts[layout]), rows_array(r, inst, layout),
+                        cu_name(s, cu_cut_and_rounded(s->kernel, p->args[0]), rows_suffix(r, layout)));
+    }
     syl_text_printf(s->out, "    UNROLL\n    for (int e = 0; e < %d; e++) %s[e] = %s;\n",
                     rows_registers(&r->layouts[layout]), rows_array(r, inst, layout), expression.p);
     return SYL_OK;
@@ -559,8 +596,8 @@ static int blocks_of(const rows_state *r) {
     if (65536 / threads / 2 >= r->shape.registers * 8 / 5 + 40) return 2;
     int64_t shared = shared_floats(&r->shape, r->rows_per_block) * 4 + 1024;
     int try = rows_try(), loads = loads_of(r->s->kernel);
-    if (try == 1 || !r->shape.exchanges || loads == 0) return 1;
-    for (int n = loads > 1 || try == 2 || try == 5 ? 2 : 3; n > 1; n--)
+    if ((try == 1 && loads > 1) || !r->shape.exchanges || loads == 0) return 1;
+    for (int n = loads > 1 || try == 1 || try == 2 || try == 5 ? 2 : 3; n > 1; n--)
         if (65536 / threads / n / 8 * 8 >= r->shape.registers + 16 * loads && n * shared <= r->s->target->shared + 1024)
             return n;
     return 1;

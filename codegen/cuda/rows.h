@@ -91,6 +91,8 @@ const char *rows_read_run(rows_state *r, int layout, const char *to, rows_paddin
 void rows_publish(rows_state *r, int layout, const char *name);
 /* Reads the next row's words, where that is done (ahead). */
 void rows_read_ahead(rows_state *r, const char *row);
+/* Whether reduction `inst` is the largest magnitude of values that are made codes by its scale: where it is finite, none of them is cut. */
+bool rows_bounds_codes(const rows_state *r, int inst);
 /* Makes sure that a value is printed, in a layout. */
 SYL_NODISCARD syl_status rows_need(rows_state *r, int inst, int layout);
 SYL_NODISCARD syl_status rows_need_row(rows_state *r, int inst);
