@@ -598,7 +598,7 @@ static int blocks_of(const rows_state *r) {
     int try = rows_try(), loads = loads_of(r->s->kernel);
     if ((try == 1 && loads > 1) || !r->shape.exchanges || loads == 0) return 1;
     for (int n = loads > 1 || try == 1 || try == 2 || try == 5 ? 2 : 3; n > 1; n--)
-        if (65536 / threads / n / 8 * 8 >= r->shape.registers + 16 * loads && n * shared <= r->s->target->shared + 1024)
+        if (65536 / threads / n / 8 * 8 >= r->shape.registers + 40 * loads - 24 && n * shared <= r->s->target->shared + 1024)
             return n;
     return 1;
 }
