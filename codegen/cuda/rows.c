@@ -53,10 +53,13 @@ int rows_use_layout(rows_state *r, const rows_layout *layout) {
                     number, layout->n, layout->r, layout->w, (long long)layout->stride, number, layout->n,
                     layout->n, r->shape.threads);
     if (columns == 1 || layout->groups <= columns) /* one column of groups, or one row of them */
-        syl_text_printf(r->s->out, "        c%d[n] = g * %lld;\n    }\n", number, columns == 1 ? span : layout->w);
+        syl_text_printf(r->s->out, "        c%d[n] = g * %lld;\n    }\n", number,
+                        columns == 1 ? span : layout->w);
     else
-        syl_text_printf(r->s->out, "        c%d[n] = (int)((unsigned)g / %lld * %lld + (unsigned)g %% %lld * %d);\n    }\n", number,
-                        columns, span, columns, layout->w);
+        syl_text_printf(
+            r->s->out,
+            "        c%d[n] = (int)((unsigned)g / %lld * %lld + (unsigned)g %% %lld * %d);\n    }\n", number,
+            columns, span, columns, layout->w);
     return number;
 }
 
@@ -66,10 +69,11 @@ static void print_groups(rows_state *r, int layout, const char *guard, const cha
                          const char *otherwise) {
     const rows_layout *l = &r->layouts[layout];
     const char *live = rows_live(r, layout),
-               *run = syl_arena_printf(r->s->arena,
-                                       "UNROLL\n            for (int k = 0; k < %d; k++) {\n                const int j = "
-                                       "c%d[n] + k * %lld, e = (n * %d + k) * %d;\n",
-                                       l->r, layout, (long long)l->stride, l->r, l->w);
+               *run = syl_arena_printf(
+                   r->s->arena,
+                   "UNROLL\n            for (int k = 0; k < %d; k++) {\n                const int j = "
+                   "c%d[n] + k * %lld, e = (n * %d + k) * %d;\n",
+                   l->r, layout, (long long)l->stride, l->r, l->w);
     bool always = !strcmp(live, "true") && !guard;
     syl_text_printf(r->s->out, "    UNROLL\n    for (int n = 0; n < %d; n++) {\n", l->n);
     if (always)
@@ -79,7 +83,8 @@ static void print_groups(rows_state *r, int layout, const char *guard, const cha
     if (before) syl_text_printf(r->s->out, "            %s\n", before);
     syl_text_printf(r->s->out, "            %s                %s\n            }\n        }\n", run, body);
     if (otherwise && !always)
-        syl_text_printf(r->s->out, "        else {\n            %s                %s\n            }\n        }\n", run,
+        syl_text_printf(r->s->out,
+                        "        else {\n            %s                %s\n            }\n        }\n", run,
                         otherwise);
     syl_text_printf(r->s->out, "    }\n");
 }
@@ -103,7 +108,8 @@ static const char *place_of(rows_state *r, int layout, rows_padding p) {
     bool apart = separates(l, 32) && separates(l, (int64_t)1 << p.shift);
     if (l->r == 1) return syl_arena_printf(r->s->arena, "%s(c%d[n])", pad, layout);
     if (apart)
-        return syl_arena_printf(r->s->arena, "%s(c%d[n]) + %s(k * %lld)", pad, layout, pad, (long long)l->stride);
+        return syl_arena_printf(r->s->arena, "%s(c%d[n]) + %s(k * %lld)", pad, layout, pad,
+                                (long long)l->stride);
     return syl_arena_printf(r->s->arena, "%s(c%d[n] + k * %lld)", pad, layout, (long long)l->stride);
 }
 
@@ -274,9 +280,11 @@ static syl_status print_scalar(rows_state *r, int inst, int layout) {
     if (bound >= 0 && rows_bounds_codes(r, bound)) {
         const kir_inst *product = &s->kernel->body.p[cu_cut_and_rounded(s->kernel, p->args[0])];
         syl_text_printf(s->out,
-                        "    if (finite%d && v%d < __int_as_float(0x7f800000)) {\n    UNROLL\n    for (int e = 0; e < %d; "
+                        "    if (finite%d && v%d < __int_as_float(0x7f800000)) {\n    UNROLL\n    for (int e "
+                        "= 0; e < %d; "
                         "e++) %s[e] = code_of_bounded(%s);\n    } else\n",
-                        bound, product->args[1], rows_registers(&r->layouts[layout]), rows_array(r, inst, layout),
+                        bound, product->args[1], rows_registers(&r->layouts[layout]),
+                        rows_array(r, inst, layout),
                         cu_name(s, cu_cut_and_rounded(s->kernel, p->args[0]), rows_suffix(r, layout)));
     }
     syl_text_printf(s->out, "    UNROLL\n    for (int e = 0; e < %d; e++) %s[e] = %s;\n",
@@ -409,7 +417,7 @@ static void print_store(rows_state *r, int inst, int layout) {
         return;
     }
     const rows_layout *l = &r->layouts[layout];
-    int unit = w * size > 16 ? 16 / size : w; /* neighbours that the swizzle keeps together */
+    int unit = w * size > 16 ? 16 / size : w;                /* neighbours that the swizzle keeps together */
     if (unit == w && l->stride * size % KIR_ATOM_BYTES == 0) /* runs of a group are whole atoms apart */
         print_groups(
             r, layout, "alive",
@@ -420,13 +428,14 @@ static void print_store(rows_state *r, int inst, int layout) {
             syl_arena_printf(s->arena, "store_some<%d>((%s *)to, true, &%s[e]), to += step;", w, type, name),
             NULL);
     else
-    print_runs(r, layout, "alive",
-               syl_arena_printf(
-                   s->arena,
-                   "UNROLL for (int m = 0; m < %d; m += %d) store_some<%d>((%s *)((char *)args.buffers[%d] + "
-                   "tiled(i, (j + m) * %d, args.rows)), true, &%s[e + m]);",
-                   w, unit, unit, type, p->buffer, size, name),
-               NULL);
+        print_runs(
+            r, layout, "alive",
+            syl_arena_printf(
+                s->arena,
+                "UNROLL for (int m = 0; m < %d; m += %d) store_some<%d>((%s *)((char *)args.buffers[%d] + "
+                "tiled(i, (j + m) * %d, args.rows)), true, &%s[e + m]);",
+                w, unit, unit, type, p->buffer, size, name),
+            NULL);
     int64_t bytes = b->cols * size, padded = syl_ceil_div(bytes, KIR_ATOM_BYTES) * KIR_ATOM_BYTES;
     if (padded > bytes)
         syl_text_printf(
@@ -598,7 +607,8 @@ static int blocks_of(const rows_state *r) {
     int try = rows_try(), loads = loads_of(r->s->kernel);
     if ((try == 1 && loads > 1) || !r->shape.exchanges || loads == 0) return 1;
     for (int n = loads > 1 || try == 1 || try == 2 || try == 5 ? 2 : 3; n > 1; n--)
-        if (65536 / threads / n / 8 * 8 >= r->shape.registers + 40 * loads - 24 && n * shared <= r->s->target->shared + 1024)
+        if (65536 / threads / n / 8 * 8 >= r->shape.registers + 40 * loads - 24 &&
+            n * shared <= r->s->target->shared + 1024)
             return n;
     return 1;
 }
@@ -679,14 +689,15 @@ void rows_read_ahead(rows_state *r, const char *row) {
     const kir_buffer *b = &r->s->kernel->buffers.p[p->buffer];
     const rows_layout *l = &r->shape.home;
     int size = cu_elem_bytes(b->elem);
-    syl_text_printf(r->s->out,
-                    "    if (aligned%d) {\n        const int next = %s < args.rows ? %s : args.rows - 1;\n"
-                    "        UNROLL for (int k = 0; k < %d; k++)\n"
-                    "            load_words<%d>((const %s *)args.buffers[%d] + (int64_t)next * %lld + c0[0] + k * %lld, "
-                    "&ahead[k * %d]);\n    } else {\n"
-                    "        UNROLL for (int k = 0; k < %d; k++) ahead[k] = 0;\n    }\n",
-                    p->buffer, row, row, l->r, l->w * size, cu_elem_type(b->elem), p->buffer, (long long)b->stride,
-                    (long long)l->stride, l->w * size / 4, rows_registers(l) * size / 4);
+    syl_text_printf(
+        r->s->out,
+        "    if (aligned%d) {\n        const int next = %s < args.rows ? %s : args.rows - 1;\n"
+        "        UNROLL for (int k = 0; k < %d; k++)\n"
+        "            load_words<%d>((const %s *)args.buffers[%d] + (int64_t)next * %lld + c0[0] + k * %lld, "
+        "&ahead[k * %d]);\n    } else {\n"
+        "        UNROLL for (int k = 0; k < %d; k++) ahead[k] = 0;\n    }\n",
+        p->buffer, row, row, l->r, l->w * size, cu_elem_type(b->elem), p->buffer, (long long)b->stride,
+        (long long)l->stride, l->w * size / 4, rows_registers(l) * size / 4);
 }
 
 /* The one load of a kernel whose rows a block can go through, reading ahead. */
@@ -704,7 +715,8 @@ static int load_ahead(const rows_state *r) {
         rows_registers(l) < 48 || r->shape.threads < 64)
         return 0;
     const kir_buffer *b = &k->buffers.p[k->body.p[load - 1].buffer];
-    return whole_runs(b, l->w) && l->w * cu_elem_bytes(b->elem) % 4 == 0 && cu_elem_bytes(b->elem) < 4 ? load : 0;
+    return whole_runs(b, l->w) && l->w * cu_elem_bytes(b->elem) % 4 == 0 && cu_elem_bytes(b->elem) < 4 ? load
+                                                                                                       : 0;
 }
 
 static void print_ahead(rows_state *r) {
@@ -715,7 +727,8 @@ static void print_ahead(rows_state *r) {
     declare(r, r->ahead - 1, 0);
     const char *name = rows_array(r, r->ahead - 1, 0);
     syl_text_printf(r->s->out,
-                    "    if (aligned%d) {\n        UNROLL for (int k = 0; k < %d; k++)\n            UNROLL for (int m = 0; "
+                    "    if (aligned%d) {\n        UNROLL for (int k = 0; k < %d; k++)\n            UNROLL "
+                    "for (int m = 0; "
                     "m < %d; m++) unpack(&ahead[k * %d], m, %s(), %s[k * %d + m]);\n    } else {\n",
                     p->buffer, l->r, l->w, words, cu_elem_type(b->elem), name, l->w);
     print_load_runs(r, r->ahead - 1, 0, false);
@@ -824,18 +837,20 @@ syl_status cu_print_rows_part(cu_source *s, const cu_rows_part *part, int64_t sh
     int t = r.shape.threads;
     r.parts = (int)syl_ceil_div(part->threads, t);
     SYL_TRY(print_before(&r));
-    syl_text_printf(s->out,
-                    "\n// Rows [first, end), %d at a time.\n"
-                    "__device__ __forceinline__ void compute_rows(const Args &args, int first, const int end) {\n"
-                    "    const int t = threadIdx.x %% %d, part = threadIdx.x / %d;\n"
-                    "    for (;;) {\n",
-                    part->rows, t, t);
+    syl_text_printf(
+        s->out,
+        "\n// Rows [first, end), %d at a time.\n"
+        "__device__ __forceinline__ void compute_rows(const Args &args, int first, const int end) {\n"
+        "    const int t = threadIdx.x %% %d, part = threadIdx.x / %d;\n"
+        "    for (;;) {\n",
+        part->rows, t, t);
     if (r.own && r.parts > part->rows) /* the others have nothing to do */
         syl_text_printf(s->out, "    if (part < %d) {\n    const int number = first + part;\n", part->rows);
     else
         syl_text_printf(s->out, "    {\n    const int number = %s;\n",
-                        r.parts > part->rows ? syl_arena_printf(s->arena, "part < %d ? first + part : args.rows", part->rows)
-                                             : "first + part");
+                        r.parts > part->rows
+                            ? syl_arena_printf(s->arena, "part < %d ? first + part : args.rows", part->rows)
+                            : "first + part");
     print_places(&r, true);
     if (waits) SYL_TRY(print_wait(&r));
     SYL_TRY(print_rows(&r));

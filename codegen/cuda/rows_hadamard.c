@@ -44,8 +44,8 @@ static syl_status print_dense(rows_state *r, int order, bool transpose) {
             bool minus;
             int sum = pick(h, order, a, b, &minus);
             if (a == 0)
-                syl_text_printf(s->out, "%sy[%d * W] = %ss[%d];", b % 8 ? " " : "        ", b, minus ? "-" : "",
-                                sum);
+                syl_text_printf(s->out, "%sy[%d * W] = %ss[%d];", b % 8 ? " " : "        ", b,
+                                minus ? "-" : "", sum);
             else
                 syl_text_printf(s->out, "%sy[%d * W] %s= s[%d];", b % 8 ? " " : "        ", b,
                                 minus ? "-" : "+", sum);
@@ -108,20 +108,24 @@ static void print_dense_pass(rows_state *r, const rows_pass *p, int layout, cons
     const rows_layout *l = &p->layout;
     const char *live = rows_live(r, layout);
     bool always = !strcmp(live, "true");
-    syl_text_printf(s->out, "    UNROLL\n    for (int n = 0; n < %d; n++) {\n        float z[%d];\n", l->n, 4 * l->w);
+    syl_text_printf(s->out, "    UNROLL\n    for (int n = 0; n < %d; n++) {\n        float z[%d];\n", l->n,
+                    4 * l->w);
     for (int a = 0; a < p->order; a += 4) {
-        syl_text_printf(s->out,
-                        "        UNROLL for (int q = 0; q < 4; q++) {\n            const int k = %d + q, e = q * "
-                        "%d;\n            ",
-                        a, l->w);
+        syl_text_printf(
+            s->out,
+            "        UNROLL for (int q = 0; q < 4; q++) {\n            const int k = %d + q, e = q * "
+            "%d;\n            ",
+            a, l->w);
         if (!always) syl_text_printf(s->out, "if (%s) ", live);
         syl_text_printf(s->out, "%s\n", rows_read_run(r, layout, "z[e]", padding));
         if (!always)
-            syl_text_printf(s->out, "            else { UNROLL for (int m = 0; m < %d; m++) z[e + m] = 0; }\n", l->w);
-        syl_text_printf(s->out,
-                        "        }\n        UNROLL for (int m = 0; m < %d; m++) dense%d%s<%d, %d>(&z[m], &%s[n * %d + "
-                        "m]);\n",
-                        l->w, p->order, transpose ? "t" : "", a, l->w, x, l->r * l->w);
+            syl_text_printf(s->out,
+                            "            else { UNROLL for (int m = 0; m < %d; m++) z[e + m] = 0; }\n", l->w);
+        syl_text_printf(
+            s->out,
+            "        }\n        UNROLL for (int m = 0; m < %d; m++) dense%d%s<%d, %d>(&z[m], &%s[n * %d + "
+            "m]);\n",
+            l->w, p->order, transpose ? "t" : "", a, l->w, x, l->r * l->w);
     }
     syl_text_printf(s->out, "    }\n");
     r->busy = true;
@@ -192,7 +196,8 @@ syl_status rows_hadamard(rows_state *r, int inst) {
         }
         print_pass(r, &passes[i], layout, x, p->transpose);
         if (some)
-            syl_text_printf(s->out, "    } else {\n        UNROLL for (int e = 0; e < %d; e++) %s[e] = 0;\n    }\n",
+            syl_text_printf(s->out,
+                            "    } else {\n        UNROLL for (int e = 0; e < %d; e++) %s[e] = 0;\n    }\n",
                             rows_registers(&passes[i].layout), x);
     }
     if (r->ahead)

@@ -20,7 +20,8 @@ static void print_partial(rows_state *r, int inst, const char *call) {
     if (p->op == KIR_reduce_sum)
         syl_text_printf(s->out, "                part%d[e %% 4] += %s[e];\n", inst, x);
     else
-        syl_text_printf(s->out, "                part%d[e %% 4] = %s(part%d[e %% 4], %s[e]);\n", inst, call, inst, x);
+        syl_text_printf(s->out, "                part%d[e %% 4] = %s(part%d[e %% 4], %s[e]);\n", inst, call,
+                        inst, x);
 }
 
 /* Four partial sums over a thread's registers, then lanes by halves, then warps in order. */
@@ -35,18 +36,20 @@ void rows_reduce(rows_state *r, int inst) {
     const char *place = "nullptr";
     if (r->shape.threads > 32)
         place = syl_arena_printf(s->arena, "partial + %d", r->reductions++ * (r->shape.threads / 32));
-    syl_text_printf(s->out, "    %sfloat v%d = %s_over<%s%s>(part%d, %s, t, part);\n", bounds ? "" : "const ", inst,
-                    sum ? "sum" : "max", rows_meeting(r), bounds ? ", true" : "", inst, place);
+    syl_text_printf(s->out, "    %sfloat v%d = %s_over<%s%s>(part%d, %s, t, part);\n", bounds ? "" : "const ",
+                    inst, sum ? "sum" : "max", rows_meeting(r), bounds ? ", true" : "", inst, place);
     if (r->shape.threads > 32) r->busy = false;
     if (!bounds) return;
-    syl_text_printf(s->out,
-                    "    const bool finite%d = v%d < __int_as_float(0x7f800000);\n"
-                    "    if (!finite%d) { // once more, past what is no number\n    part%d[0] = part%d[1] = part%d[2] = "
-                    "part%d[3] = %s;\n",
-                    inst, inst, inst, inst, inst, inst, inst, none);
+    syl_text_printf(
+        s->out,
+        "    const bool finite%d = v%d < __int_as_float(0x7f800000);\n"
+        "    if (!finite%d) { // once more, past what is no number\n    part%d[0] = part%d[1] = part%d[2] = "
+        "part%d[3] = %s;\n",
+        inst, inst, inst, inst, inst, inst, inst, none);
     print_partial(r, inst, "larger");
     rows_sync(r);
-    syl_text_printf(s->out, "    v%d = max_over<%s>(part%d, %s, t, part);\n    }\n", inst, rows_meeting(r), inst, place);
+    syl_text_printf(s->out, "    v%d = max_over<%s>(part%d, %s, t, part);\n    }\n", inst, rows_meeting(r),
+                    inst, place);
 }
 
 void rows_head_norm(rows_state *r, int inst) {
