@@ -195,10 +195,11 @@ syl_status rows_hadamard(rows_state *r, int inst) {
                 rows_read(r, layout, x, padding);
         }
         print_pass(r, &passes[i], layout, x, p->transpose);
-        if (some)
-            syl_text_printf(s->out,
-                            "    } else {\n        UNROLL for (int e = 0; e < %d; e++) %s[e] = 0;\n    }\n",
+        if (some) syl_text_printf(s->out, "    }");
+        if (some && r->ahead) /* not what the row before left there: it would stay in registers */
+            syl_text_printf(s->out, " else {\n        UNROLL for (int e = 0; e < %d; e++) %s[e] = 0;\n    }",
                             rows_registers(&passes[i].layout), x);
+        if (some) syl_text_printf(s->out, "\n");
     }
     if (r->ahead)
         rows_read_ahead(r, syl_arena_printf(s->arena, "number + %lld", (long long)s->launch->blocks_x));
