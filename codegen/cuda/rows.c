@@ -776,6 +776,7 @@ syl_status cu_emit_rows(cu_source *s) {
     if (r.rows_per_block > 1) r.first = syl_arena_printf(s->arena, "(int)blockIdx.x * %d", r.rows_per_block);
     bool in_shared = shared_floats(&r.shape, r.rows_per_block) * 4 <= s->target->shared;
     r.ahead = in_shared && rows_try() == 5 ? load_ahead(&r) : 0;
+    r.turns = r.ahead != 0;
     s->launch->threads = r.block_threads;
     s->launch->rows_per_block = r.ahead ? 0 : r.rows_per_block;
     if (r.ahead) s->launch->blocks_x = (int64_t)s->target->sms * blocks_of(&r);
@@ -833,7 +834,8 @@ syl_status cu_print_rows_part(cu_source *s, const cu_rows_part *part, int64_t sh
                     .rows_per_block = part->rows,
                     .block_threads = part->threads,
                     .shared = shared,
-                    .first = "first"};
+                    .first = "first",
+                    .turns = true};
     int t = r.shape.threads;
     r.parts = (int)syl_ceil_div(part->threads, t);
     SYL_TRY(print_before(&r));

@@ -71,7 +71,8 @@ typedef struct rows_state {
     bool *have; /* [ROWS_LAYOUTS][body.n]: printed; rows and uniforms count in layout 0 */
     bool busy;  /* the row in shared memory may still be read */
     int reductions, exchanges;
-    int ahead; /* 1 + the load whose next row is read while this one is worked on; 0: none */
+    bool turns; /* the code is in a loop over rows */
+    int ahead;  /* 1 + the load whose next row is read while this one is worked on; 0: none */
 } rows_state;
 
 const char *rows_suffix(rows_state *r, int layout); /* "[e]", "_2[e]" */

@@ -196,7 +196,7 @@ syl_status rows_hadamard(rows_state *r, int inst) {
         }
         print_pass(r, &passes[i], layout, x, p->transpose);
         if (some) syl_text_printf(s->out, "    }");
-        if (some && r->ahead) /* not what the row before left there: it would stay in registers */
+        if (some && r->turns) /* not what the row before left there: it would stay in registers */
             syl_text_printf(s->out, " else {\n        UNROLL for (int e = 0; e < %d; e++) %s[e] = 0;\n    }",
                             rows_registers(&passes[i].layout), x);
         if (some) syl_text_printf(s->out, "\n");
