@@ -108,7 +108,9 @@ syl_status syl_program_describe(const syl_program *program, syl_program_info *ou
                              .weight_bytes = (int64_t)syl_plan_weight_bytes(engine->plan),
                              .position_bytes = (int64_t)syl_plan_position_bytes(engine->plan),
                              .kernels_tuned = stats->tuned,
-                             .folds = program->folds};
+                             .folds = program->folds,
+                             .driver_s = stats->driver_s,
+                             .modules_s = stats->modules_s};
     api_give(out, &info, sizeof info);
     return SYL_OK;
 }

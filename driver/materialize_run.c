@@ -1,5 +1,7 @@
 /* Hands out the work of materialize (materialize.h), in waves of tensors that follow each other.
  *
+ * The more threads there are, the longer is a wave: many tensors are one block, which one thread evaluates.
+ *
  * A wave first hashes its leaves, which gives the keys of its tensors; takes those that the store has; then
  * evaluates the others block by block over all threads, each block handed to the sink and filed at once. The
  * leaves' pages are still in the page cache then, and only a wave's worth of them is needed at a time.
@@ -16,7 +18,7 @@
 
 enum {
     BLOCK_ELEMENTS = 256 << 10,
-    WAVE_ELEMENTS = 64 << 20, /* 128 MiB of 16-bit weights */
+    WAVE_ELEMENTS = 64 << 20, /* a thread: 128 MiB of 16-bit weights */
     WAVE_TENSORS = 64
 };
 
@@ -315,6 +317,16 @@ static void run_tasks(void *user, int64_t begin, int64_t end, int thread) {
     }
 }
 
+static int compare_tasks(const void *a, const void *b, void *user) {
+    const syl_materializer *m = user;
+    const mat_task *x = a, *y = b;
+    int64_t x_size = (x->end - x->begin) * m->roots.p[x->root].node->cols;
+    int64_t y_size = (y->end - y->begin) * m->roots.p[y->root].node->cols;
+    if (x_size != y_size) return x_size < y_size ? 1 : -1;
+    return x->root != y->root ? (x->root > y->root) - (x->root < y->root)
+                              : (x->begin > y->begin) - (x->begin < y->begin);
+}
+
 static void cut_into_tasks(run_state *run) {
     syl_materializer *m = run->m;
     m->tasks.n = 0;
@@ -328,13 +340,16 @@ static void cut_into_tasks(run_state *run) {
             SYL_PUSH(&m->arena, &m->tasks, (mat_task){r, begin, end});
         }
     }
+    /* The longest first, so that no thread begins one when the others are done. */
+    if (m->tasks.n) qsort_r(m->tasks.p, m->tasks.n, sizeof *m->tasks.p, compare_tasks, m);
 }
 
-static void find_wave(run_state *run) {
+static void find_wave(run_state *run, int threads) {
     const syl_materializer *m = run->m;
+    const int64_t enough = (int64_t)WAVE_ELEMENTS * threads;
     int64_t elements = 0;
     size_t end = run->wave_begin;
-    while (end < m->roots.n && end - run->wave_begin < WAVE_TENSORS && elements < WAVE_ELEMENTS)
+    while (end < m->roots.n && end - run->wave_begin < WAVE_TENSORS && elements < enough)
         elements += elements_of(&m->roots.p[end++]);
     run->wave_end = end;
 }
@@ -433,7 +448,7 @@ syl_status syl_materialize_run(syl_materializer *m, syl_pool *pool, syl_material
     run.progress = progress;
     run.progress_user = progress_user;
     for (; run.wave_begin < m->roots.n && !failed(&run); run.wave_begin = run.wave_end) {
-        find_wave(&run);
+        find_wave(&run, syl_pool_threads(pool));
         run_wave(&run, pool);
     }
     return end_run(&run);

@@ -35,6 +35,8 @@ SYL_NODISCARD syl_status syl_signature_find(const syl_module *module, syl_diag *
 
 typedef struct syl_engine_stats {
     double open_s, pack_s, compile_s, total_s;
+    double driver_s;  /* of open_s: starting a GPU's driver and entering the device */
+    double modules_s; /* of compile_s: giving the code to that driver */
     int kernels, compiled, cached;
     int tuned; /* kernels that run, for some numbers of rows, as syl tune chose */
     size_t packed_bytes;

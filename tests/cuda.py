@@ -39,6 +39,7 @@ check("no GPU", run(*profile, "--device", "cuda", FAKE_CUDA_DEVICES="0"), 7, "er
 check("no such GPU", run(*profile, "--device", "cuda:2"), 2, "error[cuda-device]", "this machine has 1 GPU")
 check("no such device", run(*profile, "--device", "gpu"), 2, "error[device-unknown]")
 check("a full GPU", run(*profile, "--device", "cuda", FAKE_CUDA_MEMORY="1000"), 6, "error[cuda-memory]", "1.0 kB are free", "largest: weights")
+check("no NVRTC", run(*profile, "--device", "cuda", SYL_NVRTC="/nonexistent", SYL_CACHE_DIR=str(work / "no-nvrtc")), 4, "error[nvrtc-missing]", "/nonexistent")
 
 # The default: the first GPU that can be used, else the CPU, with a word where a driver is there and too old.
 default = {"SYL_DEVICE": ""}

@@ -169,6 +169,11 @@ static syl_status print_json(const bench *b, const report *r) {
     tool_json_number(&json, "prefill_tokens_per_s", r->prefill);
     tool_json_number(&json, "decode_tokens_per_s", (double)r->results[0].batch / r->results[0].step_s);
     tool_json_number(&json, "load_s", r->load_s);
+    tool_json_number(&json, "open_s", b->info.open_s);
+    tool_json_number(&json, "driver_s", b->info.driver_s);
+    tool_json_number(&json, "pack_s", b->info.pack_s);
+    tool_json_number(&json, "compile_s", b->info.compile_s);
+    tool_json_number(&json, "modules_s", b->info.modules_s);
     tool_json_number(&json, "first_token_s", r->first_s);
     tool_json_int(&json, "prompt_tokens", b->s->prompt);
     tool_json_int(&json, "tokens", b->s->new_tokens);
@@ -176,6 +181,8 @@ static syl_status print_json(const bench *b, const report *r) {
     tool_json_int(&json, "threads", b->threads);
     tool_json_int(&json, "kernels", b->info.kernels);
     tool_json_int(&json, "kernels_compiled", b->info.kernels_compiled);
+    tool_json_int(&json, "kernels_cached", b->info.kernels_cached);
+    tool_json_int(&json, "kernels_tuned", b->info.kernels_tuned);
     tool_json_int(&json, "packed_bytes", (int64_t)b->info.packed_bytes);
     tool_json_int(&json, "context_bytes", (int64_t)syl_session_bytes(b->session));
     tool_json_text(&json, "cpu", b->info.cpu);

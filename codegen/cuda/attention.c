@@ -1,5 +1,6 @@
 /* Causal attention over the paged KV cache (templates/attention.cuh, paged_attention.cuh). split=0: a block has the query heads of one KV head for some tokens and
- * walks all pages. split=1: a block for each token and page; the last one to arrive merges.
+ * walks all pages. split=1: a block for each token and page. A cluster merges the pages of its blocks in shared memory, up to two a block;
+ * more pages are merged in memory, by the last block to arrive.
  *
  * Invariant: both make the same sums in the same order, so which one runs never shows in the bits. */
 #include "base/size.h"
@@ -10,6 +11,9 @@ enum {
     most_dim = 1024,
     threads = 256,
     pages_at_once = 32, /* that are merged; as in the template */
+    cluster = 8,        /* blocks of a token's pages, on sm_90 and later */
+    most_near_pages = 16, /* that a cluster merges */
+    near_bytes = 48 << 10,
 };
 
 typedef struct attention_tile {
@@ -128,68 +132,135 @@ static void print_whole(cu_source *s, const attention_tile *tile) {
         tile->tokens, tile->tokens, a->seq, tile->tokens, tile->step);
 }
 
-/* A block's page is found before the kernel in front has ended: positions, sequences and the page table are arguments of the run. Those are reads that
- * wait for each other. */
-static void print_first_page(cu_source *s) {
+static int cluster_of(const cu_source *s) {
+    return s->target->arch >= 90 ? cluster : 1;
+}
+
+/* Groups of threads of a block, with a page each. */
+static int groups_of(const cu_source *s) {
+    return cluster_of(s) > 1 && s->kernel->attention.head_dim <= 64 ? 2 : 1; /* 512 threads have 128 registers */
+}
+
+/* A block's page is found before the kernel in front has ended, and fetched towards it: positions, sequences and the page table are arguments of the run.
+ * Those are reads that wait for each other. */
+static void print_pages(cu_source *s) {
     const kir_attention *a = &s->kernel->attention;
     syl_text_printf(s->out,
-                    "    const int row = blockIdx.x;\n"
+                    "    const int row = blockIdx.x, z = %s; // this group's first page\n"
                     "    const int last = ((const int *)args.buffers[%d])[row], pages = last / 64 + 1;\n"
-                    "    source.sequence = ((const int *)args.buffers[%d])[row];\n"
-                    "    source.page(smaller((int)blockIdx.z, pages - 1) * 64);\n"
-                    "    let_next_begin();\n    wait_for_previous();\n",
+                    "    source.sequence = ((const int *)args.buffers[%d])[row];\n",
+                    cluster_of(s) > 1 ? syl_arena_printf(s->arena, "blockIdx.z / %d * %d + group * %d + blockIdx.z %% %d",
+                                                         cluster, cluster * groups_of(s), cluster, cluster)
+                                      : "blockIdx.z",
                     a->pos, a->seq);
 }
 
-static void print_split(cu_source *s, const attention_tile *tile, int64_t block) {
+/* Where results lie in shared memory and in the workspace: offsets and bytes. */
+typedef struct split_places {
+    int64_t parts, group, near, shared, result, block; /* parts: in a group's */
+    int pages; /* of a token that its first cluster merges by itself */
+} split_places;
+
+static split_places places_of(const cu_source *s, const attention_tile *tile) {
+    int64_t dim = s->kernel->attention.head_dim, widest = dim > 64 ? dim : 64;
+    int64_t parts = 4 * tile->queries * widest, factors = (int64_t)pages_at_once * 4 * tile->queries;
+    split_places p = {.parts = tile_bytes(tile, (int)dim, value_floats(&s->kernel->cache)),
+                      .result = tile->queries * (dim + 2) * 4,
+                      .pages = 1};
+    p.group = p.parts + (parts > factors ? parts : factors) * 4;
+    p.near = groups_of(s) * p.group;
+    if (cluster_of(s) > 1) {
+        p.pages = most_near_pages;
+        while (p.pages > 1 && p.pages * p.result > near_bytes) p.pages /= 2;
+    }
+    p.shared = p.near + p.pages * p.result;
+    p.block = syl_ceil_div(p.result, 256) * 256;
+    return p;
+}
+
+static void print_split(cu_source *s, const attention_tile *tile) {
     const kir_attention *a = &s->kernel->attention;
+    const kir_buffer *q = &s->kernel->buffers.p[a->q];
+    split_places p = places_of(s, tile);
+    int blocks = cluster_of(s), lanes = blocks * groups_of(s);
     syl_text_printf(
         s->out,
-        "    float *parts = (float *)(shared_memory + %lld);\n"
-        "    // more rows than counters: the first block makes all pages\n"
-        "    const bool alone = args.rows > %d || pages == 1;\n"
-        "    if ((int)blockIdx.z >= (alone ? 1 : pages)) return;\n"
-        "    stage(args, s, row, 1, head, heads, t);\n"
-        "    char *results = (char *)args.workspace + %lld + ((int64_t)blockIdx.y * gridDim.x + row) * "
-        "%lld;\n"
+        "    // few pages: the first block gets all results into its shared memory. Else more rows than counters: the first block makes all "
+        "pages\n"
+        "    const bool near = pages <= %d, alone = !near && args.rows > %d;\n"
+        "    let_next_begin();\n"
+        "    if (z >= pages || (near && z >= %d) || (alone && z > 0)) return;\n"
+        "    float *parts = (float *)((char *)&s + %lld), *mine = (float *)(shared_memory + %lld);\n"
+        "    float *results = (float *)((char *)args.workspace + %lld + ((int64_t)blockIdx.y * gridDim.x + row) * "
+        "%lld);\n"
         "    const int64_t next = (int64_t)gridDim.x * gridDim.y * %lld; // from a page to the next\n"
-        "    for (int page = blockIdx.z; page < (alone ? pages : (int)blockIdx.z + 1); page++) {\n"
-        "        if (page > (int)blockIdx.z) source.page(page * 64);\n"
-        "        narrow_page<C, %d>(s, source, parts, page * 64, last, t, (float *)(results + page * "
-        "next));\n    }\n"
-        "    if (!alone) __threadfence();\n    __syncthreads();\n"
+        "    for (int page = near ? z + (pages - 1 - z) / %d * %d : z; page >= z; page -= %d) {\n"
+        "        source.page(page * 64);\n        source.prefetch(t);\n    }\n",
+        p.pages, most_split_rows, lanes, (long long)p.parts, (long long)p.near, (long long)SYL_CUDA_COUNTERS,
+        (long long)p.block, (long long)p.block / 4, lanes, lanes, lanes);
+    if (blocks > 1)
+        syl_text_printf(s->out, "    cluster_arrive(); // a block writes to another that has begun\n");
+    syl_text_printf(s->out, "    wait_for_previous();\n");
+    cu_print_tiled_padding(s, "row", "blockIdx.y == 0 && z == 0 ? row + 1 : 0", "    ");
+    syl_text_printf(s->out,
+                    "    stage_token(s, (const %s *)args.buffers[%d] + (int64_t)row * %lld + head * C::D, heads, "
+                    "last, %s, t);\n",
+                    cu_elem_type(q->elem), a->q, (long long)q->stride, cu_float(s, a->scale));
+    if (blocks > 1)
+        syl_text_printf(s->out, "    if (near && pages > 1) {\n        __syncwarp();\n        cluster_wait();\n    }\n");
+    syl_text_printf(s->out,
+                    "    for (int page = z; page < (near || alone ? pages : z + 1); page += near ? %d : 1) {\n"
+                    "        if (page > z) source.page(page * 64);\n"
+                    "        narrow_page<C, %d>(s, source, parts, page * 64, last, t, [&](int n, float x) {\n"
+                    "            if (near)\n                %s;\n"
+                    "            else\n                results[page * next + n] = x;\n        });\n    }\n",
+                    lanes, tile->step,
+                    blocks > 1 ? "write_to_block(mine + page * Narrow<C>::RESULT + n, 0, x)"
+                               : "mine[page * Narrow<C>::RESULT + n] = x");
+    if (blocks > 1)
+        syl_text_printf(s->out, "    if (near && pages > 1) {\n        __syncwarp();\n        cluster_arrive();\n"
+                                "        if (z > 0) return;\n        cluster_wait();\n    }\n");
+    syl_text_printf(
+        s->out,
+        "    if (near) {\n        meet_page();\n"
+        "        narrow_merge<C, false>(parts, mine, Narrow<C>::RESULT, pages, t,\n"
+        "            [&](int at, float x) { result(args, row, 1, head, heads, at / C::D, at %% C::D, x); });\n"
+        "        return;\n    }\n"
         "    if (!alone) {\n"
+        "        __threadfence();\n        meet_page();\n"
         "        int *counter = (int *)args.workspace + blockIdx.y * %d + row;\n"
         "        if (t == 0) s.before[0] = __int_as_float(atomicAdd(counter, 1));\n"
-        "        __syncthreads();\n"
+        "        meet_page();\n"
         "        if (__float_as_int(s.before[0]) != pages - 1) return; // another block is the last\n"
         "        __threadfence();\n"
-        "        if (t == 0) *counter = 0;\n    }\n"
-        "    narrow_merge(s, parts, results, next, pages, t, [&](int at, float x) {\n"
-        "        result(args, row, 1, head, heads, at / C::D, at %% C::D, x);\n    });\n",
-        (long long)tile_bytes(tile, a->head_dim, value_floats(&s->kernel->cache)), most_split_rows,
-        (long long)SYL_CUDA_COUNTERS, (long long)block, (long long)block, tile->step, most_split_rows);
+        "        if (t == 0) *counter = 0;\n    }\n    meet_page();\n"
+        "    narrow_merge<C, true>(parts, results, next, pages, t,\n"
+        "        [&](int at, float x) { result(args, row, 1, head, heads, at / C::D, at %% C::D, x); });\n",
+        most_split_rows);
 }
 
 syl_status cu_emit_attention(cu_source *s) {
     const kir_attention *a = &s->kernel->attention;
     bool split = cu_param(s->variant, "split");
     attention_tile tile = tile_of(s->kernel, split);
-    int group = a->heads / a->kv_heads, widest = a->head_dim > 64 ? a->head_dim : 64;
-    int64_t block = syl_ceil_div((int64_t)tile.queries * (a->head_dim + 2) * 4, 256) * 256;
+    int group = a->heads / a->kv_heads, groups = split ? groups_of(s) : 1;
+    split_places p = places_of(s, &tile);
     cu_template(s, "paged_attention.cuh");
+    if (split && cluster_of(s) > 1) cu_template(s, "hopper.cuh");
     cu_print_args(s);
     print_types(s, &tile);
     print_result(s, &tile);
-    print_stage(s, &tile);
+    if (!split) print_stage(s, &tile);
     syl_text_printf(
         s->out,
         "\nextern \"C\" __global__ void __launch_bounds__(%d, %d) %s(const __grid_constant__ Args args) {\n"
-        "    AttentionTile<C> &s = *(AttentionTile<C> *)shared_memory;\n"
-        "    const int t = threadIdx.x, kv_head = blockIdx.y / %d, piece = blockIdx.y %% %d;\n"
+        "    const int t = threadIdx.x %% %d, group = threadIdx.x / %d;\n"
+        "    AttentionTile<C> &s = *(AttentionTile<C> *)(shared_memory + group * %lld);\n"
+        "    const int kv_head = blockIdx.y / %d, piece = blockIdx.y %% %d;\n"
         "    const int head = kv_head * %d + piece * %d, heads = smaller(%d, %d - piece * %d);\n"
         "    Head source = {(const KvView *)args.buffers[%d], 0, kv_head, nullptr};\n",
-        threads, a->head_dim <= 64 ? 2 : 1, s->launch->entry, tile.pieces, tile.pieces, group, tile.heads,
+        threads * groups, a->head_dim <= 64 && groups == 1 ? 2 : 1, s->launch->entry, threads, threads,
+        (long long)p.group, tile.pieces, tile.pieces, group, tile.heads,
         tile.heads, group, tile.heads, a->cache);
     if (!split) {
         syl_text_printf(s->out, "    let_next_begin();\n    wait_for_previous();\n");
@@ -197,23 +268,20 @@ syl_status cu_emit_attention(cu_source *s) {
         cu_print_tiled_padding(s, syl_arena_printf(s->arena, "(int)blockIdx.x * %d", tile.tokens),
                                "blockIdx.y == 0 ? stop : 0", "    ");
     } else {
-        print_first_page(s);
-        cu_print_tiled_padding(s, "(int)blockIdx.x",
-                               "blockIdx.y == 0 && blockIdx.z == 0 ? (int)blockIdx.x + 1 : 0", "    ");
-        print_split(s, &tile, block);
+        print_pages(s);
+        print_split(s, &tile);
     }
     syl_text_printf(s->out, "}\n");
-    s->launch->threads = threads;
+    s->launch->threads = threads * groups;
     s->launch->rows_per_block = tile.tokens;
     s->launch->blocks_y = (int64_t)a->kv_heads * tile.pieces;
     s->launch->shared = tile_bytes(&tile, a->head_dim, value_floats(&s->kernel->cache));
     if (split) {
-        int64_t parts = (int64_t)4 * tile.queries * widest,
-                factors = (int64_t)pages_at_once * 2 * tile.queries;
-        s->launch->shared += (parts > factors ? parts : factors) * 4;
-        s->launch->positions_per_block = SYL_KV_PAGE;
+        s->launch->shared = p.shared;
+        s->launch->positions_per_block = SYL_KV_PAGE * groups;
+        s->launch->cluster_z = cluster_of(s);
         s->launch->counters = SYL_CUDA_COUNTERS;
-        s->launch->workspace_block = block;
+        s->launch->workspace_block = p.block * groups;
     }
     return SYL_OK;
 }

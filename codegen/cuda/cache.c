@@ -23,7 +23,12 @@ syl_hash cu_entry_key(const char *source, const char *entry, const char *options
     syl_arena_init(&arena);
     syl_text text = {.arena = &arena};
     const char *parts[] = {options, compiler, entry, source};
-    for (int i = 0; i < 4; i++) syl_text_printf(&text, "%zu %s\n", strlen(parts[i]), parts[i]);
+    for (int i = 0; i < 4; i++) {
+        size_t size = strlen(parts[i]);
+        syl_text_printf(&text, "%zu ", size);
+        syl_text_append(&text, parts[i], size);
+        syl_text_append(&text, "\n", 1);
+    }
     syl_hash key = syl_hash_bytes(text.p, text.n);
     syl_arena_free(&arena);
     return key;

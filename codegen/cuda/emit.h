@@ -111,7 +111,7 @@ const char *cu_name(cu_source *s, int index, const char *suffix);
 /* An f32 constant, exactly: "0x1.8p+1f". */
 const char *cu_float(cu_source *s, double value);
 
-/* ---- weights (pack.c, pack_simt.c) ---- */
+/* ---- weights (pack.c) ---- */
 
 bool cu_is_mma(kir_dot dot);
 /* Fragment order of a weight, as pack.c describes it. Sizes in bytes. */
@@ -122,9 +122,5 @@ typedef struct cu_layout {
     int data, params, chunk;  /* of 64 rows: codes or elements, parameters, both */
 } cu_layout;
 cu_layout cu_layout_of(kir_dot dot, kir_type elem, const kir_weight_codes *codes, int64_t k);
-
-bool cu_pack_simt_size(const syl_plan_weight *weight, size_t *out);
-void cu_pack_simt(const syl_plan_weight *weight, const syl_weight_source *source, void *packed, int64_t begin,
-                  int64_t end);
 
 #endif

@@ -91,11 +91,15 @@ static bool is_legal(const syl_cuda_parameter *parameter, int value) {
     return false;
 }
 
+/* Called for each variant that is weighed, many thousand times a load: choices are not read. */
 int cu_param(const syl_cuda_variant *variant, const char *name) {
-    syl_cuda_parameter parameter;
-    for (int i = 0; syl_cuda_parameter_of(variant->family, i, &parameter); i++)
-        if ((int)strlen(name) == parameter.name_size && !memcmp(name, parameter.name, strlen(name)))
-            return variant->values[i];
+    size_t size = strlen(name);
+    const char *p = syl_cuda_families[variant->family].params;
+    for (int i = 0; *p; i++) {
+        if (strncmp(p, name, size) == 0 && p[size] == '=') return variant->values[i];
+        p += strcspn(p, " ");
+        p += strspn(p, " ");
+    }
     return 0;
 }
 
@@ -132,7 +136,7 @@ bool syl_cuda_variant_parse(const char *text, syl_cuda_variant *out) {
 
 /* ---- choosing ---- */
 
-enum { max_variants = 128 };
+enum { max_variants = 256 }; /* more than any kernel has */
 
 typedef struct choice {
     syl_cuda_variant variant;

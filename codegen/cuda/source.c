@@ -123,6 +123,7 @@ syl_cuda_grid syl_cuda_grid_of(const syl_cuda_launch *launch, int64_t rows, int6
     if (launch->rows_per_block) grid.x = syl_ceil_div(rows, launch->rows_per_block);
     if (launch->positions_per_block)
         grid.z = positions > 0 ? syl_ceil_div(positions, launch->positions_per_block) : 1;
+    if (launch->cluster_z > 1) grid.z = syl_ceil_div(grid.z, launch->cluster_z) * launch->cluster_z;
     return grid;
 }
 

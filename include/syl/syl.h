@@ -350,6 +350,8 @@ typedef struct syl_program_info {
     /* Of the pipeline it was compiled by, the passes that put rotations and scales of activations into weights (syl_observation); NULL: not
      * known. */
     const char *folds;
+    /* Of open_s, the start of a GPU's driver; of compile_s, giving the code to it. 0 on the CPU. */
+    double driver_s, modules_s;
 } syl_program_info;
 SYL_API syl_status syl_program_describe(const syl_program *program, syl_program_info *out); /* any thread */
 

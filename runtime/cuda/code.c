@@ -2,6 +2,7 @@
  * the one that the cost model likes best, equal ones once; for few rows the steps that are launched together (codegen/cuda/schedule.h); compiled or taken from the cache, then loaded as modules. */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "codegen/cuda/compile.h"
 #include "runtime/cuda/engine.h"
@@ -13,6 +14,12 @@ int syl_cuda_bucket_of(int64_t rows) {
     int bucket = 0;
     while (bucket < SYL_CUDA_BUCKETS - 1 && syl_cuda_buckets[bucket] < rows) bucket++;
     return bucket;
+}
+
+static double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 static bool same_variant(const syl_cuda_variant *a, const syl_cuda_variant *b) {
@@ -135,7 +142,7 @@ static void report_progress(void *user, const syl_cuda_progress *progress) {
     options->progress(options->progress_user, progress->done, progress->total);
 }
 
-syl_status syl_cuda_code_load(syl_engine *engine, const syl_engine_options *options, syl_pool *pool,
+syl_status syl_cuda_code_load(syl_engine *engine, const syl_engine_options *options, int threads,
                               syl_diag *diag) {
     syl_cuda_engine *cuda = syl_cuda_engine_of(engine);
     syl_cuda_tuned *tuned = syl_cuda_tuned_open(options->cache_dir, &cuda->device->properties, diag);
@@ -150,14 +157,16 @@ syl_status syl_cuda_code_load(syl_engine *engine, const syl_engine_options *opti
         jobs[i] = (syl_cuda_job){.kernel = cuda->code.loaded[i].kernel,
                                  .variant = cuda->code.loaded[i].variant,
                                  .fused = cuda->code.loaded[i].fused};
-    syl_cuda_compile_options compile = {.cache_dir = options->cache_dir, .threads = syl_pool_threads(pool)};
+    syl_cuda_compile_options compile = {.cache_dir = options->cache_dir, .threads = threads};
     if (options->progress) {
         compile.progress = report_progress;
         compile.user = (void *)(uintptr_t)options;
     }
     syl_cuda_binaries *binaries = NULL;
     syl_status status = syl_cuda_compile(jobs, cuda->code.n, &cuda->target, &compile, diag, &binaries);
+    double start = seconds_now();
     if (status == SYL_OK) status = load_modules(cuda, binaries, diag);
+    engine->stats.modules_s = seconds_now() - start;
     if (status == SYL_OK) {
         engine->stats.compiled = binaries->compiled;
         engine->stats.cached = binaries->cached;

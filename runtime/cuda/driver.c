@@ -82,6 +82,7 @@ syl_status syl_cuda_error(const syl_cuda_driver *driver, int result, const char 
     if (driver->error_text(result, &text) != CU_SUCCESS || !text) text = "the driver does not say more";
     syl_error_id id = syl_cuda_is_fatal(result)                                      ? SYL_ERR_cuda_launch
                       : result == CU_INVALID_IMAGE || result == CU_NO_BINARY_FOR_GPU ? SYL_ERR_cuda_image
+                      : result == CU_OUT_OF_MEMORY /* for a context, for code */     ? SYL_ERR_cuda_memory
                                                                                      : SYL_ERR_cuda_driver;
     return syl_error(diag, id, SYL_NOWHERE, "%s%s%s: %s (%d: %s)", what, device ? " on " : "",
                      device ? device : "", name, result, text);

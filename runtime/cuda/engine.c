@@ -1,6 +1,8 @@
-/* Loading for a GPU: plan, a look at the memory it will take, kernels, weights. */
+/* Loading for a GPU: plan, a look at the memory it will take, then kernels and weights at the same time: the ones take a processor and the
+ * driver, the others a disk, memory and the bus. */
 #include "runtime/cuda/engine.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -38,22 +40,58 @@ static syl_status check_room(const syl_engine *engine, size_t weights, syl_diag 
     return syl_cuda_room(syl_cuda_engine_of(engine)->device, want, diag);
 }
 
+/* Kernels, by a thread of their own. What it writes nobody else touches: the engine's code, and statistics of it. */
+typedef struct kernel_loader {
+    syl_engine *engine;
+    const syl_engine_options *options;
+    int threads;
+    syl_diag *diag;
+    syl_status status;
+    atomic_bool failed; /* the weights are of no use any more */
+} kernel_loader;
+
+static syl_status load_kernels(const kernel_loader *k) {
+    SYL_TRY(syl_cuda_code_load(k->engine, k->options, k->threads, k->diag));
+    return k->engine->is_language_model ? syl_cuda_choose_load(k->engine, k->options, k->diag) : SYL_OK;
+}
+
+static void *run_kernel_loader(void *user) {
+    kernel_loader *k = user;
+    syl_cuda_device *device = syl_cuda_engine_of(k->engine)->device;
+    double start = seconds_now();
+    k->status = syl_cuda_enter(device, k->diag);
+    if (k->status == SYL_OK) {
+        k->status = load_kernels(k);
+        syl_cuda_leave(device);
+    }
+    k->engine->stats.compile_s = seconds_now() - start;
+    atomic_store(&k->failed, k->status != SYL_OK);
+    return NULL;
+}
+
+static syl_status load_weights(syl_engine *engine, size_t size, const atomic_bool *stop, syl_pool *pool,
+                               syl_diag *diag) {
+    syl_cuda_engine *cuda = syl_cuda_engine_of(engine);
+    double start = seconds_now();
+    SYL_TRY(syl_cuda_alloc(cuda->device, SYL_CUDA_WEIGHTS, size, diag, &cuda->memory));
+    SYL_TRY(syl_cuda_weights_load(engine, stop, pool, diag));
+    engine->stats.pack_s = seconds_now() - start;
+    return SYL_OK;
+}
+
 static syl_status load_inside(syl_engine *engine, const syl_engine_options *options, syl_pool *pool,
                               syl_diag *diag) {
-    syl_cuda_engine *cuda = syl_cuda_engine_of(engine);
-    syl_engine_stats *stats = &engine->stats;
-    double start = seconds_now();
-    size_t weights;
-    SYL_TRY(syl_cuda_weights_place(engine, diag, &weights));
-    SYL_TRY(check_room(engine, weights, diag));
-    SYL_TRY(syl_cuda_code_load(engine, options, pool, diag));
-    if (engine->is_language_model) SYL_TRY(syl_cuda_choose_load(engine, options, diag));
-    double compiled = seconds_now();
-    SYL_TRY(syl_cuda_alloc(cuda->device, SYL_CUDA_WEIGHTS, weights, diag, &cuda->memory));
-    SYL_TRY(syl_cuda_weights_load(engine, pool, diag));
-    stats->compile_s = compiled - start;
-    stats->pack_s = seconds_now() - compiled;
-    return SYL_OK;
+    kernel_loader kernels = {
+        .engine = engine, .options = options, .threads = syl_pool_threads(pool), .diag = diag};
+    size_t size;
+    SYL_TRY(syl_cuda_weights_place(engine, diag, &size));
+    SYL_TRY(check_room(engine, size, diag));
+    pthread_t thread;
+    bool beside = pthread_create(&thread, NULL, run_kernel_loader, &kernels) == 0;
+    if (!beside) run_kernel_loader(&kernels);
+    syl_status status = load_weights(engine, size, &kernels.failed, pool, diag);
+    if (beside) pthread_join(thread, NULL);
+    return kernels.status != SYL_OK ? kernels.status : status;
 }
 
 syl_status syl_cuda_load(syl_engine *engine, const syl_engine_options *options, syl_pool *pool,
@@ -66,6 +104,7 @@ syl_status syl_cuda_load(syl_engine *engine, const syl_engine_options *options, 
     cuda->graphs = !graphs || strcmp(graphs, "0") != 0;
     cuda->fuse = !fuse || strcmp(fuse, "0") != 0;
     SYL_TRY(syl_cuda_open(options->device, diag, &cuda->device));
+    engine->stats.driver_s = seconds_now() - start;
     SYL_TRY(syl_cuda_find_target(&cuda->device->properties, diag, &cuda->target));
     SYL_TRY(syl_plan_create_cuda(engine->artifact.module, diag, &engine->plan));
     engine->stats.open_s += seconds_now() - start;

@@ -48,9 +48,9 @@ static inline syl_cuda_engine *syl_cuda_engine_of(const syl_engine *engine) {
     return engine->loaded;
 }
 
-/* code.c: the best variants, compiled and loaded. Inside of enter. */
+/* code.c: the best variants, compiled by so many threads and loaded. Inside of enter. */
 SYL_NODISCARD syl_status syl_cuda_code_load(syl_engine *engine, const syl_engine_options *options,
-                                            syl_pool *pool, syl_diag *diag);
+                                            int threads, syl_diag *diag);
 void syl_cuda_code_unload(syl_cuda_engine *cuda);
 static inline const syl_cuda_loaded *syl_cuda_loaded_for(const syl_cuda_engine *cuda, int kernel,
                                                          int64_t rows) {
@@ -74,9 +74,10 @@ SYL_NODISCARD syl_status syl_cuda_choose_load(syl_engine *engine, const syl_engi
                                               syl_diag *diag);
 void syl_cuda_choose_unload(syl_cuda_engine *cuda);
 
-/* weights.c: where weights will lie, and bringing them there. Inside of enter. */
+/* weights.c: where weights will lie, and bringing them there, unless *stop tells that they are of no use. Inside of enter. */
 SYL_NODISCARD syl_status syl_cuda_weights_place(const syl_engine *engine, syl_diag *diag, size_t *total);
-SYL_NODISCARD syl_status syl_cuda_weights_load(syl_engine *engine, syl_pool *pool, syl_diag *diag);
+SYL_NODISCARD syl_status syl_cuda_weights_load(syl_engine *engine, const atomic_bool *stop, syl_pool *pool,
+                                               syl_diag *diag);
 
 /* memory.c: what runs need. False on overflow. */
 bool syl_cuda_slots(const syl_plan *plan, const int64_t rows[2], size_t *offsets, size_t *total);

@@ -53,11 +53,11 @@ int syl_cuda_launch_kernel(const syl_cuda_driver *driver, cu_stream stream, cu_f
                                .shared = (unsigned)how->shared,
                                .stream = stream,
                                .attributes = attributes};
-    if (how->cluster > 1) {
+    if (how->cluster > 1 || how->cluster_z > 1) {
         attributes[config.n_attributes].id = CU_LAUNCH_CLUSTER;
         attributes[config.n_attributes].value.cluster.x = 1;
-        attributes[config.n_attributes].value.cluster.y = (unsigned)how->cluster;
-        attributes[config.n_attributes++].value.cluster.z = 1;
+        attributes[config.n_attributes].value.cluster.y = how->cluster > 1 ? (unsigned)how->cluster : 1;
+        attributes[config.n_attributes++].value.cluster.z = how->cluster_z > 1 ? (unsigned)how->cluster_z : 1;
     }
     if (how->dependent && early) {
         attributes[config.n_attributes].id = CU_LAUNCH_PROGRAMMATIC;

@@ -257,18 +257,23 @@ static syl_status race(tuner *t, tune_unit *unit, tune_candidate *before, double
             for (size_t i = 0; i < n; i++) racers[i]->seconds = answer.seconds[i];
         else
             SYL_TRY(race_alone(t, unit, racers, n, until));
-        for (size_t i = 0; i < n; i++) SYL_TRY(record(t, unit, racers[i]));
+        for (size_t i = 0; i < n; i++) {
+            racers[i]->raced = is_good(racers[i]);
+            SYL_TRY(record(t, unit, racers[i]));
+        }
     }
     return SYL_OK;
 }
 
 /* ---- a unit ---- */
 
+/* Of those that raced, if any did: a first look at another clock may have been luckier. */
 static tune_candidate *quickest(const tune_unit *unit) {
     tune_candidate *best = NULL;
     for (size_t i = 0; i < unit->n; i++) {
         tune_candidate *c = &unit->candidates[i];
-        if (is_good(c) && (!best || c->seconds < best->seconds)) best = c;
+        if (!is_good(c) || (best && best->raced && !c->raced)) continue;
+        if (!best || c->raced > best->raced || c->seconds < best->seconds) best = c;
     }
     return best;
 }

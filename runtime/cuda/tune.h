@@ -25,6 +25,7 @@ typedef struct syl_tune_result_row {
     const char *variant;
     syl_tuning_state state;
     bool measured;  /* in this run or an earlier one */
+    bool raced;     /* in this run; those that took no part are behind them */
     double seconds; /* of a launch; 0 unless good */
     double model;   /* seconds that the cost model expects */
     int64_t registers, shared;
@@ -104,6 +105,7 @@ typedef struct tune_candidate {
     tune_code *code;
     double model;
     bool measured, here; /* here: in this run */
+    bool raced;          /* its time is of the last race, and may be compared with others of it only */
     syl_tuning_state state;
     double seconds;
     int64_t registers, shared; /* of an earlier run's record */

@@ -46,6 +46,7 @@ static syl_tune_result_row row_of(const tune_plan *plan, const tune_unit *unit, 
     syl_tune_result_row row = {.variant = c->code->text,
                                .state = c->state,
                                .measured = c->measured,
+                               .raced = c->raced,
                                .seconds = c->measured && c->state == SYL_TUNING_GOOD ? c->seconds : 0,
                                .model = c->model,
                                .registers = c->registers,
@@ -58,13 +59,14 @@ static syl_tune_result_row row_of(const tune_plan *plan, const tune_unit *unit, 
     return row;
 }
 
-/* Good ones by time, bad ones, those not measured; equal ones in the model's order. */
+/* Good ones by time, those that raced first, bad ones, those not measured; equal ones in the model's order. */
 static int rank(const syl_tune_result_row *r) {
     return !r->measured ? 2 : r->state != SYL_TUNING_GOOD;
 }
 static int compare_rows(const void *a, const void *b) {
     const syl_tune_result_row *x = a, *y = b;
     if (rank(x) != rank(y)) return rank(x) - rank(y);
+    if (x->raced != y->raced) return y->raced - x->raced;
     if (x->seconds != y->seconds) return x->seconds < y->seconds ? -1 : 1;
     return (x->model > y->model) - (x->model < y->model);
 }

@@ -64,6 +64,7 @@ typedef struct slice {
 typedef struct loader {
     syl_engine *engine;
     syl_cuda_engine *cuda;
+    const atomic_bool *stop;
     syl_pool *pool;
     syl_diag *diag;
     int fd;
@@ -241,7 +242,7 @@ static syl_status load_batches(loader *l) {
     for (int b = 0; b < 2; b++)
         SYL_TRY(syl_cuda_check(device, driver->event_create(&l->free_again[b], CU_EVENT_NO_TIMING),
                                "making an event", l->diag));
-    for (int turn = 0; l->next < l->slices.n; turn ^= 1) {
+    for (int turn = 0; l->next < l->slices.n && !atomic_load(l->stop); turn ^= 1) {
         int64_t n;
         SYL_TRY(syl_cuda_check(device, driver->event_wait(l->free_again[turn]), "copying weights", l->diag));
         SYL_TRY(take_batch(l, &l->pinned[turn], &n));
@@ -286,10 +287,11 @@ static syl_status load_all(loader *l) {
     return load_batches(l);
 }
 
-syl_status syl_cuda_weights_load(syl_engine *engine, syl_pool *pool, syl_diag *diag) {
+syl_status syl_cuda_weights_load(syl_engine *engine, const atomic_bool *stop, syl_pool *pool,
+                                 syl_diag *diag) {
     syl_cuda_engine *cuda = syl_cuda_engine_of(engine);
     const syl_cuda_driver *driver = &cuda->device->driver;
-    loader l = {.engine = engine, .cuda = cuda, .pool = pool, .diag = diag, .fd = -1};
+    loader l = {.engine = engine, .cuda = cuda, .stop = stop, .pool = pool, .diag = diag, .fd = -1};
     syl_arena_init(&l.arena);
     syl_status status = load_all(&l);
     if (l.stream) {

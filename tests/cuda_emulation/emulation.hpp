@@ -1,5 +1,5 @@
 // CUDA C++ on a CPU, for tests without a GPU: stands in front of a printed kernel, which is then plain C++. The threads of a block are fibers, run in turn
-// until each waits at a barrier; blocks run one after the other. Shuffles are two barriers of a warp. A barrier that some
+// until each waits at a barrier; clusters of blocks along z run one after the other. Shuffles are two barriers of a warp. A barrier that some
 // threads never reach ends the program, as does a kernel that reads behind its shared memory (a guard lies there).
 #pragma once
 #include <csetjmp>
@@ -68,9 +68,11 @@ static inline int __dp4a(int a, int b, int sum) {
 
 // ---- threads ----
 
+static unsigned char *shared_memory; // of the block that runs
+
 namespace emulation {
 struct index3 { unsigned x, y, z; };
-enum waiting { RUNNING, AT_BLOCK, AT_WARP, AT_BARRIER, DONE };
+enum waiting { RUNNING, AT_BLOCK, AT_WARP, AT_BARRIER, AT_CLUSTER, DONE };
 struct fiber {
     ucontext_t start;
     jmp_buf at;
@@ -80,13 +82,14 @@ struct fiber {
     char *stack;
     ~fiber() { free(stack); }
 };
-enum { stack_size = 256 << 10, max_threads = 1024 };
+enum { stack_size = 256 << 10, max_cluster = 8, max_threads = 1024 * max_cluster, memory_size = 256 << 10, guard = 4096 };
 
-static fiber fibers[max_threads];
+alignas(1024) static unsigned char memory[max_cluster][memory_size + guard]; // shared memory of each block
+static fiber fibers[max_threads]; // of a cluster, block by block
 static ucontext_t main_context;
 static jmp_buf scheduler;
-static int threads, current;
-static index3 thread, block, grid, dimensions;
+static int threads, cluster, current; // of a block; blocks; the one that runs
+static index3 thread, block, first_block, grid, dimensions;
 static uint64_t slots[max_threads];
 static void (*body)();
 
@@ -94,11 +97,19 @@ static inline void resume_scheduler() {
     if (!_setjmp(fibers[current].at)) _longjmp(scheduler, 1);
 }
 
+static inline void become(int self) {
+    unsigned rank = (unsigned)(self / threads);
+    current = self;
+    thread = {(unsigned)(self % threads), 0, 0};
+    block = {first_block.x, first_block.y, first_block.z + rank};
+    shared_memory = memory[rank];
+}
+
 static inline void wait(waiting state) {
     int self = current;
     fibers[self].state = state;
     resume_scheduler();
-    thread = {(unsigned)self, 0, 0};
+    become(self);
 }
 
 static void entry() {
@@ -123,33 +134,33 @@ static inline bool release(int begin, int end, waiting state) {
 // So many threads as each expects wait at a barrier of one number: they go on.
 static inline bool release_barriers() {
     bool some = false;
-    for (int i = 0; i < threads; i++) {
+    for (int i = 0; i < threads * cluster; i++) {
         if (fibers[i].state != AT_BARRIER) continue;
-        int n = 0;
-        for (int j = 0; j < threads; j++) n += fibers[j].state == AT_BARRIER && fibers[j].number == fibers[i].number;
+        int n = 0, begin = i / threads * threads, end = begin + threads;
+        for (int j = begin; j < end; j++) n += fibers[j].state == AT_BARRIER && fibers[j].number == fibers[i].number;
         if (n > fibers[i].expected) {
             fprintf(stderr, "emulation: %d threads at barrier %d of %d\n", n, fibers[i].number, fibers[i].expected);
             abort();
         }
         if (n < fibers[i].expected) continue;
-        for (int j = threads - 1; j >= i; j--)
+        for (int j = end - 1; j >= i; j--)
             if (fibers[j].state == AT_BARRIER && fibers[j].number == fibers[i].number) fibers[j].state = RUNNING;
         some = true;
     }
     return some;
 }
 
-static void run_block() {
-    for (int i = 0; i < threads; i++) {
+static void run_cluster() {
+    const int all = threads * cluster;
+    for (int i = 0; i < all; i++) {
         fibers[i].state = RUNNING;
         fibers[i].begun = false;
         if (!fibers[i].stack) fibers[i].stack = (char *)malloc(stack_size);
     }
     for (;;) {
-        for (volatile int i = 0; i < threads; i++) {
+        for (volatile int i = 0; i < all; i++) {
             if (fibers[i].state != RUNNING) continue;
-            current = i;
-            thread = {(unsigned)i, 0, 0};
+            become(i);
             if (_setjmp(scheduler)) continue;
             if (fibers[i].begun) _longjmp(fibers[i].at, 1);
             fibers[i].begun = true;
@@ -160,9 +171,11 @@ static void run_block() {
             makecontext(&fibers[i].start, entry, 0);
             swapcontext(&main_context, &fibers[i].start);
         }
-        bool done = true, moved = release(0, threads, AT_BLOCK) | release_barriers();
-        for (int w = 0; w < threads; w += 32) moved |= release(w, w + 32 < threads ? w + 32 : threads, AT_WARP);
-        for (int i = 0; i < threads; i++) done = done && fibers[i].state == DONE;
+        bool done = true, moved = release_barriers() | release(0, all, AT_CLUSTER);
+        for (int b = 0; b < all; b += threads) moved |= release(b, b + threads, AT_BLOCK);
+        for (int b = 0; b < all; b += threads)
+            for (int w = 0; w < threads; w += 32) moved |= release(b + w, b + (w + 32 < threads ? w + 32 : threads), AT_WARP);
+        for (int i = 0; i < all; i++) done = done && fibers[i].state == DONE;
         if (done) return;
         if (!moved) {
             fprintf(stderr, "emulation: threads wait at different barriers, for ever\n");
@@ -173,10 +186,10 @@ static void run_block() {
 
 template <typename T>
 static inline T exchange(T x, int from) {
-    int self = current;
+    int self = current, warp = self - (int)thread.x % 32;
     memcpy(&slots[self], &x, sizeof x);
     wait(AT_WARP);
-    if (self / 32 * 32 + from < threads) memcpy(&x, &slots[self / 32 * 32 + from], sizeof x);
+    if ((int)thread.x / 32 * 32 + from < threads) memcpy(&x, &slots[warp + from], sizeof x);
     wait(AT_WARP);
     return x;
 }
@@ -190,7 +203,7 @@ static inline T exchange(T x, int from) {
 static inline void __syncthreads() { emulation::wait(emulation::AT_BLOCK); }
 static inline void __syncwarp(unsigned = 0xffffffffu) { emulation::wait(emulation::AT_WARP); }
 template <typename T>
-static inline T __shfl_xor_sync(unsigned, T x, int mask) { return emulation::exchange(x, (emulation::current % 32) ^ mask); }
+static inline T __shfl_xor_sync(unsigned, T x, int mask) { return emulation::exchange(x, (int)(emulation::thread.x % 32) ^ mask); }
 template <typename T>
 static inline T __shfl_sync(unsigned, T x, int lane) { return emulation::exchange(x, lane & 31); }
 static inline int atomicAdd(int *p, int x) { int y = *p; *p += x; return y; }
@@ -199,9 +212,8 @@ static inline void __threadfence() {}
 template <typename T> static inline void __stcg(T *p, T x) { *p = x; }
 template <typename T> static inline T __ldcg(const T *p) { return *p; }
 
-// ---- what ptx.cuh has of instructions ----
+// ---- what ptx.cuh and hopper.cuh have of instructions ----
 
-extern __attribute__((aligned(1024))) unsigned char shared_memory[];
 static inline uint32_t shared_address(const void *p) { return (uint32_t)((const unsigned char *)p - shared_memory); }
 static inline uint4 load_once(const void *p) { return *(const uint4 *)p; }
 static inline void copy_async(uint32_t shared, const void *global) { memcpy(shared_memory + shared, global, 16); }
@@ -213,12 +225,19 @@ static inline void barrier(int number, int count) {
     emulation::wait(emulation::AT_BARRIER);
 }
 
+static inline void cluster_arrive() {}
+static inline void cluster_wait() { emulation::wait(emulation::AT_CLUSTER); } // for all that have not ended
+static inline int cluster_rank() { return (int)(emulation::block.z - emulation::first_block.z); }
+static inline void write_to_block(float *place, int rank, float x) {
+    *(float *)(emulation::memory[rank] + ((unsigned char *)place - shared_memory)) = x;
+}
+
 namespace emulation {
 static uint32_t lanes[max_threads][6];
 // What each lane of the warp has put there; another write waits for all.
 struct warp_words {
     const uint32_t (*of)[6];
-    explicit warp_words(const uint32_t (&mine)[6]) : of(lanes + current / 32 * 32) {
+    explicit warp_words(const uint32_t (&mine)[6]) : of(lanes + (current - (int)thread.x % 32)) {
         memcpy(lanes[current], mine, sizeof mine);
         wait(AT_WARP);
     }
@@ -227,7 +246,7 @@ struct warp_words {
 } // namespace emulation
 
 static inline void ldmatrix_x4(uint32_t (&x)[4], uint32_t address) {
-    int lane = emulation::current % 32;
+    int lane = (int)(emulation::thread.x % 32);
     emulation::warp_words all({address});
     for (int m = 0; m < 4; m++) memcpy(&x[m], shared_memory + all.of[m * 8 + lane / 4][0] + lane % 4 * 4, 4);
 }
@@ -246,14 +265,14 @@ template <typename T> static inline T mma_b(const emulation::warp_words &all, in
     return x[k % unit];
 }
 static inline void mma(int *d, const uint32_t *a, uint32_t b0, uint32_t b1) {
-    int lane = emulation::current % 32;
+    int lane = (int)(emulation::thread.x % 32);
     emulation::warp_words all({a[0], a[1], a[2], a[3], b0, b1});
     for (int r = 0; r < 4; r++)
         for (int k = 0; k < 32; k++)
             d[r] += mma_a<signed char>(all, lane / 4 + r / 2 * 8, k) * mma_b<signed char>(all, k, lane % 4 * 2 + r % 2);
 }
 static inline void mma(float *d, const uint32_t *a, uint32_t b0, uint32_t b1) {
-    int lane = emulation::current % 32;
+    int lane = (int)(emulation::thread.x % 32);
     emulation::warp_words all({a[0], a[1], a[2], a[3], b0, b1});
     for (int r = 0; r < 4; r++)
         for (int k = 0; k < 16; k++) {
@@ -262,27 +281,28 @@ static inline void mma(float *d, const uint32_t *a, uint32_t b0, uint32_t b1) {
         }
 }
 
-// A kernel named `kernel` with parameter type Args becomes the function `name`(arguments, grid, threads, shared bytes).
-#define EMULATED_KERNEL(name, kernel)                                                                                                \
-    enum { emulated_guard = 4096 };                                                                                                  \
-    alignas(1024) unsigned char shared_memory[(256 << 10) + emulated_guard];                                                         \
+// A kernel named `kernel` with parameter type Args becomes the function `name`(arguments, grid, threads, shared bytes); BLOCKS along z are a cluster.
+#define EMULATED_KERNEL(name, kernel, BLOCKS)                                                                                        \
     static Args emulated_args;                                                                                                       \
     extern "C" __attribute__((visibility("default"))) int name(const void *args, size_t size, const int64_t grid[3], int threads,    \
                                                                size_t shared) {                                                      \
-        if (size != sizeof(Args) || shared > sizeof shared_memory - emulated_guard) return 1;                                        \
+        using namespace emulation;                                                                                                   \
+        if (size != sizeof(Args) || shared > memory_size || BLOCKS > max_cluster || grid[2] % BLOCKS) return 1;                      \
         memcpy(&emulated_args, args, size);                                                                                          \
         emulation::threads = threads;                                                                                                \
+        emulation::cluster = BLOCKS;                                                                                                 \
         emulation::dimensions = {(unsigned)threads, 1, 1};                                                                           \
         emulation::grid = {(unsigned)grid[0], (unsigned)grid[1], (unsigned)grid[2]};                                                 \
         emulation::body = [] { kernel(emulated_args); };                                                                             \
-        for (unsigned z = 0; z < grid[2]; z++)                                                                                       \
+        for (unsigned z = 0; z < grid[2]; z += BLOCKS)                                                                               \
             for (unsigned y = 0; y < grid[1]; y++)                                                                                   \
                 for (unsigned x = 0; x < grid[0]; x++) {                                                                             \
-                    emulation::block = {x, y, z};                                                                                    \
-                    memset(shared_memory, 0xff, sizeof shared_memory);                                                               \
-                    emulation::run_block();                                                                                          \
-                    for (size_t i = 0; i < emulated_guard; i++)                                                                      \
-                        if (shared_memory[shared + i] != 0xff) return 2;                                                             \
+                    first_block = {x, y, z};                                                                                         \
+                    for (int b = 0; b < BLOCKS; b++) memset(memory[b], 0xff, sizeof memory[b]);                                      \
+                    run_cluster();                                                                                                   \
+                    for (int b = 0; b < BLOCKS; b++)                                                                                 \
+                        for (size_t i = 0; i < guard; i++)                                                                           \
+                            if (memory[b][shared + i] != 0xff) return 2;                                                             \
                 }                                                                                                                    \
         return 0;                                                                                                                    \
     }

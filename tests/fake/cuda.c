@@ -50,6 +50,7 @@ typedef struct config { /* CUlaunchConfig */
 } config;
 
 static fake_cuda_state s;
+static _Thread_local int entered_here; /* contexts that this thread has pushed and not popped */
 static int ready;
 static struct {
     char *at;
@@ -82,7 +83,7 @@ static int wrong(const char *what) {
 
 /* Work needs a context that is current and alive. */
 static int usable(const char *what) {
-    if (s.entered < 1) return wrong(what);
+    if (entered_here < 1) return wrong(what);
     return s.dead;
 }
 #define USABLE()                                                                                             \
@@ -171,12 +172,14 @@ API int cuDevicePrimaryCtxRelease_v2(int device) {
 }
 API int cuCtxPushCurrent_v2(void *context) {
     if (context != &s) return wrong(__func__);
-    s.entered++;
+    entered_here++;
+    __atomic_add_fetch(&s.entered, 1, __ATOMIC_RELAXED);
     return OK;
 }
 API int cuCtxPopCurrent_v2(void **context) {
     *context = &s;
-    return s.entered-- > 0 ? OK : wrong(__func__);
+    __atomic_sub_fetch(&s.entered, 1, __ATOMIC_RELAXED);
+    return entered_here-- > 0 ? OK : wrong(__func__);
 }
 
 /* ---- memory ---- */
@@ -234,7 +237,7 @@ API int cuMemAlloc_v2(uint64_t *address, size_t size) {
     return result;
 }
 API int cuMemFree_v2(uint64_t address) {
-    return s.entered < 1 ? wrong(__func__) : free_block((void *)(uintptr_t)address, 0);
+    return entered_here < 1 ? wrong(__func__) : free_block((void *)(uintptr_t)address, 0);
 }
 API int cuMemHostAlloc(void **memory, size_t size, unsigned flags) {
     (void)flags;
@@ -242,7 +245,7 @@ API int cuMemHostAlloc(void **memory, size_t size, unsigned flags) {
     return make_block(memory, size, 1);
 }
 API int cuMemFreeHost(void *memory) {
-    return s.entered < 1 ? wrong(__func__) : free_block(memory, 1);
+    return entered_here < 1 ? wrong(__func__) : free_block(memory, 1);
 }
 API int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t size, stream *stream) {
     USABLE();

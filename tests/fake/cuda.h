@@ -35,7 +35,7 @@ typedef struct fake_cuda {
     long allocations, pins, streams, events, modules, contexts, graphs; /* that exist */
     long launches, graph_launches, captures, copies_in, copies_out, fills, waits;
     int dead;        /* the context is lost: with this result */
-    int entered;     /* contexts pushed and not popped */
+    int entered;     /* contexts pushed and not popped, by all threads */
     long errors;     /* calls that no program should make: out of a context, memory that is not there, ... */
     char error[200]; /* the first of them */
     double clock;    /* seconds, which `launch` may move on; events are read off it */

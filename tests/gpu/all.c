@@ -8,6 +8,8 @@
     X(gpu_diff, "gpu_diff")                                                                                  \
     X(gpu_determinism, "gpu_determinism")                                                                    \
     X(gpu_greedy, "gpu_greedy")                                                                              \
+    X(gpu_api, "gpu_api")                                                                                    \
+    X(gpu_faults, "gpu_faults")                                                                              \
     X(gpu_gemm, "gpu_gemm")                                                                                  \
     X(gpu_rows, "gpu_rows")
 

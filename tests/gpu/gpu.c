@@ -219,11 +219,12 @@ void gpu_launch(gpu *g, gpu_kernel *k, const cu_address *buffers, cu_address wor
                                .shared = (unsigned)k->launch.shared,
                                .stream = g->stream,
                                .attributes = attributes};
-    if (k->launch.cluster > 1) {
+    if (k->launch.cluster > 1 || k->launch.cluster_z > 1) {
         attributes[config.n_attributes].id = CU_LAUNCH_CLUSTER;
-        attributes[config.n_attributes].value.cluster.y = (unsigned)k->launch.cluster;
-        attributes[config.n_attributes].value.cluster.x = attributes[config.n_attributes].value.cluster.z = 1;
-        config.n_attributes++;
+        attributes[config.n_attributes].value.cluster.x = 1;
+        attributes[config.n_attributes].value.cluster.y = k->launch.cluster > 1 ? (unsigned)k->launch.cluster : 1;
+        attributes[config.n_attributes++].value.cluster.z =
+            k->launch.cluster_z > 1 ? (unsigned)k->launch.cluster_z : 1;
     }
     if (k->launch.dependent && !g->plain && g->capability >= 90) {
         attributes[config.n_attributes].id = CU_LAUNCH_PROGRAMMATIC;

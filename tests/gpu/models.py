@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Whole models on the GPU against the CPU: SmolLM2 and emoji-dit with every recipe.
 
-    models.py SYL WORK [--gguf FILE] [--only perplexity|greedy|emoji|determinism|tune] [--recipes A,B] [--json FILE] [--programs FOLDER]
+    models.py SYL WORK [--gguf FILE] [--only perplexity|greedy|emoji|determinism|tune|api|values] [--recipes A,B] [--json FILE] [--programs FOLDER]
 
 perplexity: within 0.2 % of the CPU's (8 windows). emoji: PSNR to the float pictures within 0.3 dB of the CPU's. greedy: 128 tokens of w8a8 equal, or parted by a
-tie. determinism: the same bits in 100 runs, alone and in a batch, with and without graphs, before and behind tuning. Exit code 77: no GPU."""
+tie. determinism: the same bits in 100 runs, alone and in a batch, with and without graphs, before and behind tuning. api: streams and device memory of a caller's. values: `syl diff` of f32 and w8a8, value by value, tells on the GPU what it
+tells on the CPU. Exit code 77: no GPU."""
 import argparse
 import concurrent.futures
 import ctypes
@@ -19,7 +20,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LM_RECIPES = ["f32", "f32-rotated", "bf16", "w8a8-plain", "w8a8", "w8a8-kv8", "w8a8-kv4", "w8a8-svd32", "w4a8", "w4a8-svd32", "w4a16"]
 EMOJI_RECIPES = ["f32", "f32-rotated", "bf16", "w8a8-plain", "w8a8", "w8a8-svd32", "w4a8", "w4a8-svd32", "w4a16"]
-PERPLEXITY, PSNR = 0.002, 0.3
+PERPLEXITY, PSNR, VALUES = 0.002, 0.3, 0.1
 
 results, failed = [], []
 
@@ -123,6 +124,21 @@ def tuned(args, artifact, before):
     report(bits == before and bits, "tune", artifact.stem, before=before, after=bits)
 
 
+def values(args, artifacts):
+    """Errors of quantizing by value and their KL, relative to those on the CPU."""
+    told = {}
+    for device in ("cpu", "cuda"):
+        done = run(args.syl, "diff", artifacts["f32"], artifacts["w8a8"], "-f", ROOT / "tests/data/evaluation.txt", "--device", device, "--json", "--quiet")
+        if done.returncode:
+            return report(False, "values", "f32 w8a8", device=device, code=done.returncode, error=done.stderr.strip().replace("\n", " "))
+        told[device] = json.loads(done.stdout)
+    errors = {device: {value["name"]: value["error"] for layer in result["layers"] for value in layer["values"]} for device, result in told.items()}
+    cpu, cuda = errors["cpu"], errors["cuda"]
+    most = max((abs(cuda[name] - error) / max(error, 1e-4) for name, error in cpu.items() if name in cuda), default=1)
+    report(cpu.keys() == cuda.keys() and cpu and most <= VALUES and abs(told["cuda"]["kl"] / told["cpu"]["kl"] - 1) <= VALUES, "values", "f32 w8a8",
+           values=len(cuda), kl_cpu=told["cpu"]["kl"], kl_cuda=told["cuda"]["kl"], furthest=round(most, 4))
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("syl", type=pathlib.Path)
@@ -152,13 +168,21 @@ def main():
         perplexity(args, models)
     else:
         models = compile_all(args, args.gguf, "smollm2", ["w8a8", "w4a8-svd32"]) if set(wanted) & {"greedy", "determinism", "tune"} else {}
+        if "api" in wanted or "values" in wanted:
+            models |= compile_all(args, args.gguf, "smollm2", ["w8a8", "f32"] if "values" in wanted else ["w8a8"])
     pictures = {}
-    if set(wanted) & {"emoji", "determinism"}:
+    if set(wanted) & {"emoji", "determinism", "api"}:
         pictures = compile_all(args, ROOT / "examples/emoji-dit/graph.json", "emoji", chosen(EMOJI_RECIPES) if "emoji" in wanted else ["w8a8"])
     if "emoji" in wanted:
         emoji(args, pictures)
     if "greedy" in wanted and "w8a8" in models:
         program(args, "gpu_greedy", "greedy", models["w8a8"])
+    if "api" in wanted:
+        for artifact in [models.get("w8a8"), pictures.get("w8a8")]:
+            if artifact:
+                program(args, "gpu_api", "api", artifact)
+    if "values" in wanted and {"f32", "w8a8"} <= models.keys():
+        values(args, models)
     bits = {}
     for artifact in [models.get("w8a8"), models.get("w4a8-svd32"), pictures.get("w8a8")]:
         if artifact and set(wanted) & {"determinism", "tune"}:

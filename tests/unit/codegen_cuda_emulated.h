@@ -63,7 +63,8 @@ static inline emulated emulate(const kir_kernel *kernel, const char *target_name
         e.variants[e.n].variant = variants[i];
         if (syl_cuda_source(kernel, &target, &variants[i], diag, &source, &e.variants[e.n].launch) != SYL_OK)
             fail_msg("%s", errors.p);
-        syl_text_printf(&source, "\nEMULATED_KERNEL(emulated, %s)\n", e.variants[e.n].launch.entry);
+        syl_text_printf(&source, "\nEMULATED_KERNEL(emulated, %s, %d)\n", e.variants[e.n].launch.entry,
+                        e.variants[e.n].launch.cluster_z > 1 ? e.variants[e.n].launch.cluster_z : 1);
         char *path = syl_arena_printf(&arena, "%s/%d.cc", dir, e.n);
         write_text(path, source.p, source.n);
         pids[e.n] = start_compiler(path, syl_arena_printf(&arena, "%s/%d.so", dir, e.n));

@@ -35,7 +35,7 @@ static int build(void **state) {
     fixture f;
     fixture_open(&f, 1);
     syl_text text = {.arena = &f.arena};
-    syl_text_printf(&text, "%s%s\nusing Args = ChooseArgs;\nEMULATED_KERNEL(emulated, syl_choose)\n", more,
+    syl_text_printf(&text, "%s%s\nusing Args = ChooseArgs;\nEMULATED_KERNEL(emulated, syl_choose, 1)\n", more,
                     syl_cuda_choose_source(&f.arena));
     char *source = syl_arena_strdup(&f.arena, test_path(&f, "choose.cc"));
     char *object = syl_arena_strdup(&f.arena, test_path(&f, "choose.so"));

@@ -6,13 +6,12 @@
 #include <dlfcn.h>
 #include <math.h>
 #include <sys/wait.h>
-#include "../fake/cuda.h"
 #include "base/file.h"
 #include "codegen/cuda/choose.h"
 #include "codegen/cuda/compile.h"
 #include "runtime/lm.h"
 #include "runtime/artifact.h"
-#include "runtime_testing.h"
+#include "fake_gpu.h"
 
 typedef int emulated_function(const void *args, size_t size, const int64_t grid[3], int threads,
                               size_t shared);
@@ -54,7 +53,8 @@ syl_status __wrap_syl_cuda_compile(const syl_cuda_job *jobs, size_t n, const syl
         syl_cuda_launch *launch = &(*out)->codes[i].launch;
         syl_text_printf(&source, "#include \"emulation.hpp\"\n");
         SYL_TRY(syl_cuda_job_source(&jobs[i], target, diag, &source, launch));
-        syl_text_printf(&source, "\nEMULATED_KERNEL(emulated, %s)\n", launch->entry);
+        syl_text_printf(&source, "\nEMULATED_KERNEL(emulated, %s, %d)\n", launch->entry,
+                        launch->cluster_z > 1 ? launch->cluster_z : 1);
         int at = 0;
         while (at < n_images && (!images[at].source || strcmp(images[at].source, source.p) != 0)) at++;
         (*out)->codes[i].code = &images[at];
@@ -122,13 +122,7 @@ static void emulate_launch(void *user, const fake_launch *l) {
 }
 
 static fake_cuda_state *emulated_gpu(void) {
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-    assert_non_null(library);
-    fake_cuda_function *find;
-    *(void **)&find = dlsym(library, "fake_cuda");
-    fake_cuda_state *gpu = find();
-    gpu->launch = emulate_launch;
-    return gpu;
+    return fake_gpu_start(90, emulate_launch);
 }
 
 #endif

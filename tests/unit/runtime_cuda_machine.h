@@ -4,12 +4,11 @@
 #ifndef TESTS_UNIT_RUNTIME_CUDA_MACHINE_H
 #define TESTS_UNIT_RUNTIME_CUDA_MACHINE_H
 
-#include <dlfcn.h>
 #include "codegen/cuda/choose.h"
 #include "codegen/cuda/compile.h"
 #include "runtime/backend.h"
+#include "fake_gpu.h"
 #include "runtime_tiny.h"
-#include "../fake/cuda.h"
 
 /* ---- compiling: in place of codegen/cuda/compile.c (the linker's --wrap) ---- */
 
@@ -242,25 +241,11 @@ static void machine_launch(void *user, const fake_launch *launch) {
 }
 
 static fake_cuda_state *machine_start(void) {
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-    fake_cuda_function *state = library ? (fake_cuda_function *)(uintptr_t)dlsym(library, "fake_cuda") : NULL;
-    assert_non_null(state);
-    fake_cuda_state *s = state();
-    *s = (fake_cuda_state){.devices = 1,
-                           .version = 13000,
-                           .memory = (size_t)1 << 30,
-                           .capability = 90,
-                           .launch = machine_launch};
-    return s;
+    return fake_gpu_start(90, machine_launch);
 }
 
-/* Nothing is left, and no call was wrong. */
 static void machine_stop(const fake_cuda_state *s) {
-    if (s->errors) fail_msg("%s", s->error);
-    assert_int_equal(s->used + s->pinned, 0);
-    assert_int_equal(s->allocations | s->pins | s->streams | s->events | s->modules | s->contexts | s->graphs,
-                     0);
-    assert_int_equal(s->entered, 0);
+    fake_gpu_check(s);
     while (machine_images) {
         machine_image *next = machine_images->next;
         free(machine_images);

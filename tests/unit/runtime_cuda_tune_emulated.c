@@ -4,12 +4,11 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <sys/wait.h>
-#include "../fake/cuda.h"
 #include "codegen/cuda/compile.h"
 #include "codegen/cuda/nvrtc.h"
 #include "runtime/artifact.h"
 #include "runtime/cuda/tune.h"
-#include "runtime_testing.h"
+#include "fake_gpu.h"
 
 typedef int emulated_function(const void *args, size_t size, const int64_t grid[3], int threads,
                               size_t shared);
@@ -58,7 +57,8 @@ static void print_source(const syl_cuda_job *job, const syl_cuda_target *target,
     syl_text variant = {.arena = out->arena};
     syl_text_printf(out, "#include \"emulation.hpp\"\n");
     assert_int_equal(syl_cuda_source(job->kernel, target, &job->variant, diag, out, launch), SYL_OK);
-    syl_text_printf(out, "\nEMULATED_KERNEL(emulated, %s)\n", launch->entry);
+    syl_text_printf(out, "\nEMULATED_KERNEL(emulated, %s, %d)\n", launch->entry,
+                        launch->cluster_z > 1 ? launch->cluster_z : 1);
     syl_cuda_variant_print(&job->variant, &variant);
     if (!broken || strcmp(broken, variant.p) != 0) return;
     const char *text = syl_arena_strdup(out->arena, out->p), *sums = strstr(text, "gemm_simt.cuh ----");
@@ -250,15 +250,8 @@ static void tune(fixture *f, const char *kernels, seen *s, syl_tune_stats *stats
     static const int64_t rows[] = {8};
     for (int i = 0; i < 3; i++) unlink(test_path(f, names[i]));
     *s = (seen){0};
-    fake_cuda_function *state =
-        (fake_cuda_function *)(uintptr_t)dlsym(dlopen("libcuda.so.1", RTLD_NOW), "fake_cuda");
-    assert_non_null(state);
-    *state() = (fake_cuda_state){.devices = 1,
-                                 .version = 13000,
-                                 .memory = (size_t)1 << 30,
-                                 .capability = 80,
-                                 .l2 = 1024,
-                                 .launch = launch};
+    fake_cuda_state *gpu = fake_gpu_start(80, launch);
+    gpu->l2 = 1024;
     const syl_tune_options options = {.device = "cuda",
                                       .cache_dir = test_folder,
                                       .budget = 600,
@@ -269,8 +262,7 @@ static void tune(fixture *f, const char *kernels, seen *s, syl_tune_stats *stats
                                       .report = see,
                                       .user = s};
     fixture_ok(f, syl_cuda_tune(write_model(f), &options, f->pool, f->diag, stats));
-    if (state()->errors) fail_msg("%s", state()->error);
-    assert_int_equal(state()->used, 0);
+    fake_gpu_check(gpu);
 }
 
 static void variants_agree_on_what_they_get(void **state) {

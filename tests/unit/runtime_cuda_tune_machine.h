@@ -3,13 +3,12 @@
 #ifndef TESTS_UNIT_RUNTIME_CUDA_TUNE_MACHINE_H
 #define TESTS_UNIT_RUNTIME_CUDA_TUNE_MACHINE_H
 
-#include <dlfcn.h>
 #include <signal.h>
 #include <unistd.h>
 #include "codegen/cuda/compile.h"
 #include "codegen/cuda/nvrtc.h"
+#include "fake_gpu.h"
 #include "runtime_tiny.h"
-#include "../fake/cuda.h"
 
 typedef enum machine_fault {
     MACHINE_FINE,
@@ -188,28 +187,14 @@ static void machine_launch(void *user, const fake_launch *launch) {
 }
 
 static fake_cuda_state *machine_start(const machine_rule *rules) {
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-    fake_cuda_function *state = library ? (fake_cuda_function *)(uintptr_t)dlsym(library, "fake_cuda") : NULL;
-    assert_non_null(state);
-    machine_gpu = state();
-    *machine_gpu = (fake_cuda_state){.devices = 1,
-                                     .version = 13000,
-                                     .memory = (size_t)1 << 30,
-                                     .capability = 90,
-                                     .launch = machine_launch};
+    machine_gpu = fake_gpu_start(90, machine_launch);
     machine_rules = rules;
     machine_compiled = 0;
     return machine_gpu;
 }
 
-/* Nothing is left, and no call was wrong. */
 static void machine_stop(void) {
-    const fake_cuda_state *s = machine_gpu;
-    if (s->errors) fail_msg("%s", s->error);
-    assert_int_equal(s->used + s->pinned, 0);
-    assert_int_equal(s->allocations | s->pins | s->streams | s->events | s->modules | s->contexts | s->graphs,
-                     0);
-    assert_int_equal(s->entered, 0);
+    fake_gpu_check(machine_gpu);
     while (machine_images) {
         machine_image *next = machine_images->next;
         free(machine_images);

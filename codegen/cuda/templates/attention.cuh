@@ -9,6 +9,13 @@
 
 constexpr int attention_threads = 256;
 
+// 128 bytes into the L2 cache.
+__device__ inline void prefetch_line(const void *p) {
+#ifdef __CUDA_ARCH__
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#endif
+}
+
 // D features, of which PART make a chain; Q queries; VALUE_FLOATS of shared memory for what values need.
 template <int D_, int Q_, int VALUE_FLOATS_>
 struct AttentionShape {

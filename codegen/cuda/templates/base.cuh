@@ -20,7 +20,9 @@ struct f16 {
     uint16_t bits;
 };
 
+#ifdef __CUDACC_RTC__
 extern __shared__ __align__(1024) unsigned char shared_memory[];
+#endif
 
 // ---- launching: a kernel may begin before the one in front of it has ended ----
 
@@ -43,6 +45,10 @@ __device__ inline void let_next_begin() {
 // Of `threads` threads of the block; barrier 0 is __syncthreads.
 __device__ __forceinline__ void barrier(int number, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+// As barrier(), without waiting for the others.
+__device__ __forceinline__ void barrier_arrive(int number, int threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 #endif
 

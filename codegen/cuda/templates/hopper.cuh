@@ -1,5 +1,6 @@
-// Instructions of sm_90a: mbarriers, bulk copies, wgmma, clusters. One a function.
+// Instructions of sm_90a: mbarriers, bulk copies, wgmma, clusters. One a function. Off the GPU as in ptx.cuh.
 #include "ptx.cuh"
+#ifdef __CUDA_ARCH__
 
 __device__ __forceinline__ void mbarrier_init(uint32_t barrier, int arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
@@ -55,6 +56,15 @@ __device__ __forceinline__ int cluster_rank() {
     asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
     return rank;
 }
+// To the same place in the shared memory of block `rank` of the cluster.
+__device__ __forceinline__ void write_to_block(float *place, int rank, float x) {
+    uint32_t there;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"((uint32_t)__cvta_generic_to_shared(place)), "r"(rank));
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(there), "f"(x) : "memory");
+}
+// The two halves of a barrier of all blocks of the cluster that have not ended. What was written before one arrives is seen behind the others' wait.
+__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_barrier() {
     asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
@@ -81,3 +91,4 @@ template <int PENDING> __device__ __forceinline__ void wgmma_wait() {
 __device__ __forceinline__ uint64_t wgmma_operand(uint32_t shared) {
     return (uint64_t)(shared >> 4 & 0x3fff) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
 }
+#endif
