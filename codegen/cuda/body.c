@@ -140,7 +140,7 @@ static const char *picture_element(cu_source *s, const kir_inst *inst, const cha
 }
 
 /* The operand of max(min(round(x), 127), -127), in either order, or -1: with to_i8 behind it, it is one function. */
-int cu_cut_and_rounded(const kir_kernel *k, int index) {
+static int cut_and_rounded(const kir_kernel *k, int index) {
     bool low = false, high = false;
     for (int step = 0; step < 2; step++) {
         const kir_inst *inst = &k->body.p[index];
@@ -165,7 +165,7 @@ static void convert(cu_source *s, const kir_inst *inst, const char *a, const cu_
         syl_text_printf(out, "(double)%s", a);
         return;
     case KIR_to_i8:
-        cut = cu_cut_and_rounded(s->kernel, inst->args[0]);
+        cut = cut_and_rounded(s->kernel, inst->args[0]);
         if (cut >= 0)
             syl_text_printf(out, "code_of(%s)", cu_name(s, cut, place->suffix));
         else

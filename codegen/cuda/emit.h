@@ -105,8 +105,6 @@ bool cu_expression(cu_source *s, int index, const cu_place *place, syl_text *out
 /* Prints the declaration `const float v<index><suffix> = ...;` (no suffix where the role is ROW or UNIFORM), or the statement of a store. */
 bool cu_print_inst(cu_source *s, int index, const cu_place *place, const char *indent);
 /* "v7[e]", "v7_0" or "v7": how instruction `index` is read. */
-/* The value that is rounded and cut to +-127 by `index`, or -1. */
-int cu_cut_and_rounded(const kir_kernel *k, int index);
 const char *cu_name(cu_source *s, int index, const char *suffix);
 /* An f32 constant, exactly: "0x1.8p+1f". */
 const char *cu_float(cu_source *s, double value);

@@ -235,34 +235,6 @@ static void print_table(rows_state *r, int inst, int of, int layout) {
     print_runs(r, layout, NULL, body, none);
 }
 
-/* The reduction whose result bounds the codes of `inst`, a to_i8: of x * (1 / (max |x| / 127)), rounded and cut; or -1. */
-static int bound_of(const kir_kernel *k, int inst) {
-    const kir_inst *at = &k->body.p[inst];
-    if (at->op != KIR_to_i8) return -1;
-    int product = cu_cut_and_rounded(k, at->args[0]);
-    if (product < 0 || k->body.p[product].op != KIR_mul) return -1;
-    int x = k->body.p[product].args[0];
-    const kir_inst *inverse = &k->body.p[k->body.p[product].args[1]];
-    if (inverse->op != KIR_recip_or_zero) return -1;
-    const kir_inst *scale = &k->body.p[inverse->args[0]];
-    if (scale->op != KIR_div || scale->type != KIR_F32) return -1;
-    const kir_inst *top = &k->body.p[scale->args[0]], *by = &k->body.p[scale->args[1]];
-    if (top->op != KIR_reduce_max || by->op != KIR_imm || by->f != 127) return -1;
-    const kir_inst *magnitude = &k->body.p[top->args[0]];
-    return magnitude->op == KIR_abs && magnitude->args[0] == x ? scale->args[0] : -1;
-}
-
-bool rows_bounds_codes(const rows_state *r, int inst) {
-    const kir_kernel *k = r->s->kernel;
-    int try = rows_try();
-    if ((try != 2 && try != 4 && try != 5) || r->s->target->arch < 80) return false;
-    /* the threads of a row meet without others */
-    if (r->shape.threads < 32 || (r->shape.threads > 32 && !r->own && r->parts > 1)) return false;
-    for (int i = 0; i < (int)k->body.n; i++)
-        if (bound_of(k, i) == inst) return true;
-    return false;
-}
-
 static syl_status print_scalar(rows_state *r, int inst, int layout) {
     cu_source *s = r->s;
     const kir_inst *p = &s->kernel->body.p[inst];
@@ -276,17 +248,6 @@ static syl_status print_scalar(rows_state *r, int inst, int layout) {
         return SYL_OK;
     }
     declare(r, inst, layout);
-    int bound = bound_of(s->kernel, inst);
-    if (bound >= 0 && rows_bounds_codes(r, bound)) {
-        const kir_inst *product = &s->kernel->body.p[cu_cut_and_rounded(s->kernel, p->args[0])];
-        syl_text_printf(s->out,
-                        "    if (finite%d && v%d < __int_as_float(0x7f800000)) {\n    UNROLL\n    for (int e "
-                        "= 0; e < %d; "
-                        "e++) %s[e] = code_of_bounded(%s);\n    } else\n",
-                        bound, product->args[1], rows_registers(&r->layouts[layout]),
-                        rows_array(r, inst, layout),
-                        cu_name(s, cu_cut_and_rounded(s->kernel, p->args[0]), rows_suffix(r, layout)));
-    }
     syl_text_printf(s->out, "    UNROLL\n    for (int e = 0; e < %d; e++) %s[e] = %s;\n",
                     rows_registers(&r->layouts[layout]), rows_array(r, inst, layout), expression.p);
     return SYL_OK;
@@ -604,9 +565,9 @@ static int blocks_of(const rows_state *r) {
     if (projects(r->s->kernel)) return 1;
     if (65536 / threads / 2 >= r->shape.registers * 8 / 5 + 40) return 2;
     int64_t shared = shared_floats(&r->shape, r->rows_per_block) * 4 + 1024;
-    int try = rows_try(), loads = loads_of(r->s->kernel);
-    if ((try == 1 && loads > 1) || !r->shape.exchanges || loads == 0) return 1;
-    for (int n = loads > 1 || try == 1 || try == 2 || try == 5 ? 2 : 3; n > 1; n--)
+    int loads = loads_of(r->s->kernel);
+    if (!r->shape.exchanges || loads == 0) return 1;
+    for (int n = loads > 1 ? 2 : 3; n > 1; n--)
         if (65536 / threads / n / 8 * 8 >= r->shape.registers + 40 * loads - 24 &&
             n * shared <= r->s->target->shared + 1024)
             return n;
@@ -616,27 +577,10 @@ static int blocks_of(const rows_state *r) {
 static syl_status print_entry(rows_state *r, bool in_shared) {
     cu_source *s = r->s;
     int t = r->shape.threads, rows = r->rows_per_block, threads = t * rows;
-    int blocks = blocks_of(r);
     syl_text_printf(
         s->out,
         "\nextern \"C\" __global__ void __launch_bounds__(%d, %d) %s(const __grid_constant__ Args args) {\n",
-        threads, blocks, s->launch->entry);
-    if (r->ahead) {
-        const kir_inst *p = &s->kernel->body.p[r->ahead - 1];
-        const rows_layout *l = &r->shape.home;
-        int words = rows_registers(l) * cu_elem_bytes(s->kernel->buffers.p[p->buffer].elem) / 4;
-        syl_text_printf(s->out,
-                        "    const int t = threadIdx.x, part = 0;\n    const bool aligned%d = "
-                        "is_aligned(args.buffers[%d], 16);\n    uint32_t ahead[%d];\n",
-                        p->buffer, p->buffer, words);
-        SYL_TRY(print_wait(r));
-        rows_use_layout(r, l);
-        rows_read_ahead(r, "(int)blockIdx.x");
-        syl_text_printf(s->out, "    for (int number = blockIdx.x; number < args.rows; number += %lld) {\n",
-                        (long long)s->launch->blocks_x);
-        print_places(r, in_shared);
-        return SYL_OK;
-    }
+        threads, blocks_of(r), s->launch->entry);
     if (rows == 1)
         syl_text_printf(s->out, "    const int t = threadIdx.x, part = 0, number = blockIdx.x;\n");
     else
@@ -683,68 +627,11 @@ static syl_status print_first_loads(rows_state *r) {
     return SYL_OK;
 }
 
-void rows_read_ahead(rows_state *r, const char *row) {
-    if (!r->ahead) return;
-    const kir_inst *p = &r->s->kernel->body.p[r->ahead - 1];
-    const kir_buffer *b = &r->s->kernel->buffers.p[p->buffer];
-    const rows_layout *l = &r->shape.home;
-    int size = cu_elem_bytes(b->elem);
-    syl_text_printf(
-        r->s->out,
-        "    if (aligned%d) {\n        const int next = %s < args.rows ? %s : args.rows - 1;\n"
-        "        UNROLL for (int k = 0; k < %d; k++)\n"
-        "            load_words<%d>((const %s *)args.buffers[%d] + (int64_t)next * %lld + c0[0] + k * %lld, "
-        "&ahead[k * %d]);\n    } else {\n"
-        "        UNROLL for (int k = 0; k < %d; k++) ahead[k] = 0;\n    }\n",
-        p->buffer, row, row, l->r, l->w * size, cu_elem_type(b->elem), p->buffer, (long long)b->stride,
-        (long long)l->stride, l->w * size / 4, rows_registers(l) * size / 4);
-}
-
-/* The one load of a kernel whose rows a block can go through, reading ahead. */
-static int load_ahead(const rows_state *r) {
-    const kir_kernel *k = r->s->kernel;
-    const rows_layout *l = &r->shape.home;
-    int load = 0;
-    bool transforms = false;
-    for (int i = 0; i < (int)k->body.n; i++) {
-        transforms |= k->body.p[i].op == KIR_hadamard;
-        if (k->body.p[i].op == KIR_load_at || (k->body.p[i].op == KIR_load && load)) return 0;
-        if (k->body.p[i].op == KIR_load) load = i + 1;
-    }
-    if (!load || !transforms || r->rows_per_block != 1 || l->n != 1 || l->groups % r->shape.threads ||
-        rows_registers(l) < 48 || r->shape.threads < 64)
-        return 0;
-    const kir_buffer *b = &k->buffers.p[k->body.p[load - 1].buffer];
-    return whole_runs(b, l->w) && l->w * cu_elem_bytes(b->elem) % 4 == 0 && cu_elem_bytes(b->elem) < 4 ? load
-                                                                                                       : 0;
-}
-
-static void print_ahead(rows_state *r) {
-    const kir_inst *p = &r->s->kernel->body.p[r->ahead - 1];
-    const kir_buffer *b = &r->s->kernel->buffers.p[p->buffer];
-    const rows_layout *l = &r->shape.home;
-    int words = l->w * cu_elem_bytes(b->elem) / 4;
-    declare(r, r->ahead - 1, 0);
-    const char *name = rows_array(r, r->ahead - 1, 0);
-    syl_text_printf(r->s->out,
-                    "    if (aligned%d) {\n        UNROLL for (int k = 0; k < %d; k++)\n            UNROLL "
-                    "for (int m = 0; "
-                    "m < %d; m++) unpack(&ahead[k * %d], m, %s(), %s[k * %d + m]);\n    } else {\n",
-                    p->buffer, l->r, l->w, words, cu_elem_type(b->elem), name, l->w);
-    print_load_runs(r, r->ahead - 1, 0, false);
-    syl_text_printf(r->s->out, "    }\n");
-    *have(r, 0, r->ahead - 1) = true;
-}
-
 /* Everything behind the places: loads that come first, then whatever effects need. */
 static syl_status print_rows(rows_state *r) {
     const kir_kernel *k = r->s->kernel;
-    if (r->ahead) {
-        print_ahead(r);
-    } else {
-        rows_use_layout(r, &r->shape.home);
-        SYL_TRY(print_first_loads(r));
-    }
+    rows_use_layout(r, &r->shape.home);
+    SYL_TRY(print_first_loads(r));
     for (int i = 0; i < (int)k->body.n; i++)
         if (has_effect(k->body.p[i].op)) SYL_TRY(print_effect(r, i));
     return SYL_OK;
@@ -775,16 +662,13 @@ syl_status cu_emit_rows(cu_source *s) {
     r.block_threads = r.shape.threads * r.rows_per_block;
     if (r.rows_per_block > 1) r.first = syl_arena_printf(s->arena, "(int)blockIdx.x * %d", r.rows_per_block);
     bool in_shared = shared_floats(&r.shape, r.rows_per_block) * 4 <= s->target->shared;
-    r.ahead = in_shared && rows_try() == 5 ? load_ahead(&r) : 0;
-    r.turns = r.ahead != 0;
-    s->launch->threads = r.block_threads;
-    s->launch->rows_per_block = r.ahead ? 0 : r.rows_per_block;
-    if (r.ahead) s->launch->blocks_x = (int64_t)s->target->sms * blocks_of(&r);
     SYL_TRY(print_before(&r));
     SYL_TRY(print_entry(&r, in_shared));
     SYL_TRY(print_rows(&r));
-    syl_text_printf(s->out, r.ahead ? "    }\n}\n" : "}\n");
+    syl_text_printf(s->out, "}\n");
 
+    s->launch->threads = r.block_threads;
+    s->launch->rows_per_block = r.rows_per_block;
     if (in_shared)
         s->launch->shared = shared_floats(&r.shape, r.rows_per_block) * 4;
     else {

@@ -47,7 +47,6 @@ typedef struct rows_shape {
     int64_t row_floats; /* of the row in shared memory, with padding */
     int registers;      /* of the widest layout */
 } rows_shape;
-int rows_try(void); /* an experiment: SYL_ROWS_TRY */
 rows_shape rows_shape_of(const kir_kernel *kernel);
 rows_layout rows_make_layout(int64_t cols, int threads, int r, int64_t stride, int w);
 int rows_plan_hadamard(const kir_kernel *kernel, const kir_inst *inst, int threads, int vector,
@@ -72,7 +71,6 @@ typedef struct rows_state {
     bool busy;  /* the row in shared memory may still be read */
     int reductions, exchanges;
     bool turns; /* the code is in a loop over rows */
-    int ahead;  /* 1 + the load whose next row is read while this one is worked on; 0: none */
 } rows_state;
 
 const char *rows_suffix(rows_state *r, int layout); /* "[e]", "_2[e]" */
@@ -90,10 +88,6 @@ void rows_read(rows_state *r, int layout, const char *name, rows_padding padding
 const char *rows_read_run(rows_state *r, int layout, const char *to, rows_padding padding);
 /* The row of registers `name` into shared memory without padding, and a sync: what rope and the like read. */
 void rows_publish(rows_state *r, int layout, const char *name);
-/* Reads the next row's words, where that is done (ahead). */
-void rows_read_ahead(rows_state *r, const char *row);
-/* Whether reduction `inst` is the largest magnitude of values that are made codes by its scale: where it is finite, none of them is cut. */
-bool rows_bounds_codes(const rows_state *r, int inst);
 /* Makes sure that a value is printed, in a layout. */
 SYL_NODISCARD syl_status rows_need(rows_state *r, int inst, int layout);
 SYL_NODISCARD syl_status rows_need_row(rows_state *r, int inst);

@@ -201,8 +201,6 @@ syl_status rows_hadamard(rows_state *r, int inst) {
                             rows_registers(&passes[i].layout), x);
         if (some) syl_text_printf(s->out, "\n");
     }
-    if (r->ahead)
-        rows_read_ahead(r, syl_arena_printf(s->arena, "number + %lld", (long long)s->launch->blocks_x));
     r->current = layout;
     int registers = rows_registers(&r->layouts[layout]);
     syl_text_printf(s->out,

@@ -1,15 +1,9 @@
 /* How a row is dealt to threads: choosing their number, the layouts of a transform's passes, and paddings without bank conflicts. All of it
  * depends on the kernel alone. */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 #include "base/size.h"
 #include "codegen/cuda/rows.h"
-
-int rows_try(void) {
-    const char *text = getenv("SYL_ROWS_TRY");
-    return text ? atoi(text) : 0;
-}
 
 rows_layout rows_make_layout(int64_t cols, int threads, int r, int64_t stride, int w) {
     rows_layout l = {.r = r, .w = w, .stride = stride, .groups = cols / ((int64_t)r * w)};
@@ -200,11 +194,6 @@ rows_shape rows_shape_of(const kir_kernel *kernel) {
         best = bad;
         shape.threads = choices[i];
         shape.registers = registers;
-    }
-    if (rows_try() == 6 && shape.threads == 256 && kernel->cols == 14336 && shape.vector == 8) {
-        shape.threads = 512;
-        shape.vector = 16;
-        shape.registers = 32;
     }
     shape.home = home_of(kernel->cols, shape.threads, shape.vector);
     for (size_t i = 0; i < kernel->body.n; i++) {

@@ -7,49 +7,30 @@ static int lanes_of(const rows_state *r) {
     return r->shape.threads < 32 ? r->shape.threads : 32;
 }
 
-/* A thread's four partial results. */
-static void print_partial(rows_state *r, int inst, const char *call) {
-    const rows_layout *l = &r->layouts[r->current];
-    cu_source *s = r->s;
-    const kir_inst *p = &s->kernel->body.p[inst];
-    const char *x = rows_array(r, p->args[0], r->current);
-    syl_text_printf(s->out,
-                    "    UNROLL\n    for (int n = 0; n < %d; n++)\n        if (%s)\n"
-                    "            UNROLL for (int e = n * %d; e < (n + 1) * %d; e++)\n",
-                    l->n, rows_live(r, r->current), l->r * l->w, l->r * l->w);
-    if (p->op == KIR_reduce_sum)
-        syl_text_printf(s->out, "                part%d[e %% 4] += %s[e];\n", inst, x);
-    else
-        syl_text_printf(s->out, "                part%d[e %% 4] = %s(part%d[e %% 4], %s[e]);\n", inst, call,
-                        inst, x);
-}
-
 /* Four partial sums over a thread's registers, then lanes by halves, then warps in order. */
 void rows_reduce(rows_state *r, int inst) {
     cu_source *s = r->s;
     const kir_inst *p = &s->kernel->body.p[inst];
+    const rows_layout *l = &r->layouts[r->current];
     bool sum = p->op == KIR_reduce_sum;
-    const char *none = sum ? "0.0f" : "__int_as_float(0xff800000)";
-    bool bounds = rows_bounds_codes(r, inst);
-    syl_text_printf(s->out, "\n    float part%d[4] = {%s, %s, %s, %s};\n", inst, none, none, none, none);
-    print_partial(r, inst, bounds ? "larger_or_nan" : "larger");
+    const char *none = sum ? "0.0f" : "__int_as_float(0xff800000)",
+               *x = rows_array(r, p->args[0], r->current);
+    syl_text_printf(s->out,
+                    "\n    float part%d[4] = {%s, %s, %s, %s};\n    UNROLL\n    for (int n = 0; n < %d; "
+                    "n++)\n        if (%s)\n"
+                    "            UNROLL for (int e = n * %d; e < (n + 1) * %d; e++)\n",
+                    inst, none, none, none, none, l->n, rows_live(r, r->current), l->r * l->w, l->r * l->w);
+    if (sum)
+        syl_text_printf(s->out, "                part%d[e %% 4] += %s[e];\n", inst, x);
+    else
+        syl_text_printf(s->out, "                part%d[e %% 4] = larger(part%d[e %% 4], %s[e]);\n", inst,
+                        inst, x);
     const char *place = "nullptr";
     if (r->shape.threads > 32)
         place = syl_arena_printf(s->arena, "partial + %d", r->reductions++ * (r->shape.threads / 32));
-    syl_text_printf(s->out, "    %sfloat v%d = %s_over<%s%s>(part%d, %s, t, part);\n", bounds ? "" : "const ",
-                    inst, sum ? "sum" : "max", rows_meeting(r), bounds ? ", true" : "", inst, place);
+    syl_text_printf(s->out, "    const float v%d = %s_over<%s>(part%d, %s, t, part);\n", inst,
+                    sum ? "sum" : "max", rows_meeting(r), inst, place);
     if (r->shape.threads > 32) r->busy = false;
-    if (!bounds) return;
-    syl_text_printf(
-        s->out,
-        "    const bool finite%d = v%d < __int_as_float(0x7f800000);\n"
-        "    if (!finite%d) { // once more, past what is no number\n    part%d[0] = part%d[1] = part%d[2] = "
-        "part%d[3] = %s;\n",
-        inst, inst, inst, inst, inst, inst, inst, none);
-    print_partial(r, inst, "larger");
-    rows_sync(r);
-    syl_text_printf(s->out, "    v%d = max_over<%s>(part%d, %s, t, part);\n    }\n", inst, rows_meeting(r),
-                    inst, place);
 }
 
 void rows_head_norm(rows_state *r, int inst) {

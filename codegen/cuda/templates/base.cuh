@@ -144,20 +144,6 @@ __device__ inline int code_of(float x) {
     return __float_as_int(fmaxf(fminf(x, 127.0f), -127.0f) + 12582912.0f);
 }
 
-// The same of what is within +-127.4.
-__device__ inline int code_of_bounded(float x) { return __float_as_int(x + 12582912.0f); }
-
-// The larger one, NaN if one of them is.
-__device__ inline float larger_or_nan(float a, float b) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    float y;
-    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
-    return y;
-#else
-    return a != a || b != b ? a + b : fmaxf(a, b);
-#endif
-}
-
 __device__ inline float exponential(float x) {
     const float top = 0x1.62e42ep+6f, bottom = -0x1.5d589ep+6f, magic = 0x1.8p23f;
     float clamped = fmaxf(fminf(x, top), bottom);

@@ -62,24 +62,17 @@ __device__ inline float sum_over(const float *sums, float *partial, int t, int p
     return x;
 }
 
-template <bool NANS>
-__device__ inline float larger_of(float a, float b) {
-    if constexpr (NANS) return larger_or_nan(a, b);
-    return larger(a, b);
-}
-
-// With NANS: NaN if one of them is.
-template <int T, bool OWN, bool NANS = false>
+template <int T, bool OWN>
 __device__ inline float max_over(const float *sums, float *partial, int t, int part) {
-    float x = larger_of<NANS>(larger_of<NANS>(sums[0], sums[1]), larger_of<NANS>(sums[2], sums[3]));
+    float x = larger(larger(sums[0], sums[1]), larger(sums[2], sums[3]));
     #pragma unroll
-    for (int d = (T < 32 ? T : 32) / 2; d > 0; d /= 2) x = larger_of<NANS>(x, __shfl_xor_sync(0xffffffffu, x, d));
+    for (int d = (T < 32 ? T : 32) / 2; d > 0; d /= 2) x = larger(x, __shfl_xor_sync(0xffffffffu, x, d));
     if constexpr (T > 32) {
         if ((t & 31) == 0) partial[t >> 5] = x;
         meet<T, OWN>(part);
         x = partial[0];
         #pragma unroll
-        for (int w = 1; w < T / 32; w++) x = larger_of<NANS>(x, partial[w]);
+        for (int w = 1; w < T / 32; w++) x = larger(x, partial[w]);
     }
     return x;
 }
