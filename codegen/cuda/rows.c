@@ -235,6 +235,26 @@ static void print_table(rows_state *r, int inst, int of, int layout) {
     print_runs(r, layout, NULL, body, none);
 }
 
+/* Values of one element after the other. What has a loop of its own is computed for all elements before the next one is, so where registers are scarce the loop
+ * that was printed last goes on. */
+static void print_elements(rows_state *r, int inst, int layout, const char *expression) {
+    syl_text *out = r->s->out;
+    int n = rows_registers(&r->layouts[layout]);
+    const char *one = syl_arena_printf(r->s->arena, "%s[e] = %s;", rows_array(r, inst, layout), expression);
+    bool goes_on = r->scarce && r->loop.body && r->loop.layout == layout && r->loop.end == out->n;
+    if (goes_on) {
+        one = syl_arena_printf(r->s->arena, "%s\n        %s", r->loop.body, one);
+        out->n = r->loop.begin;
+    }
+    declare(r, inst, layout);
+    size_t begin = out->n;
+    syl_text_printf(out,
+                    goes_on ? "    UNROLL\n    for (int e = 0; e < %d; e++) {\n        %s\n    }\n"
+                            : "    UNROLL\n    for (int e = 0; e < %d; e++) %s\n",
+                    n, one);
+    r->loop = (rows_loop){one, layout, begin, out->n};
+}
+
 static syl_status print_scalar(rows_state *r, int inst, int layout) {
     cu_source *s = r->s;
     const kir_inst *p = &s->kernel->body.p[inst];
@@ -247,9 +267,7 @@ static syl_status print_scalar(rows_state *r, int inst, int layout) {
         syl_text_printf(s->out, "    const %s v%d = %s;\n", cu_register_type(p->type), inst, expression.p);
         return SYL_OK;
     }
-    declare(r, inst, layout);
-    syl_text_printf(s->out, "    UNROLL\n    for (int e = 0; e < %d; e++) %s[e] = %s;\n",
-                    rows_registers(&r->layouts[layout]), rows_array(r, inst, layout), expression.p);
+    print_elements(r, inst, layout, expression.p);
     return SYL_OK;
 }
 
@@ -566,7 +584,7 @@ static int blocks_of(const rows_state *r) {
     if (65536 / threads / 2 >= r->shape.registers * 8 / 5 + 40) return 2;
     int64_t shared = shared_floats(&r->shape, r->rows_per_block) * 4 + 1024;
     int loads = loads_of(r->s->kernel);
-    if (!r->shape.exchanges || loads == 0) return 1;
+    if (!r->shape.exchanges || loads == 0 || r->rows_per_block > 1) return 1;
     for (int n = loads > 1 ? 2 : 3; n > 1; n--)
         if (65536 / threads / n / 8 * 8 >= r->shape.registers + 40 * loads - 24 &&
             n * shared <= r->s->target->shared + 1024)
@@ -639,11 +657,17 @@ static syl_status print_rows(rows_state *r) {
 
 enum { most_barriers = 15 }; /* besides that of the whole block */
 
+/* A long row of several loads: two of them and a value in between are more than a thread has registers for. */
+static bool is_scarce(const rows_state *r) {
+    return r->s->kernel->cols > 2048 && loads_of(r->s->kernel) > 1 && r->shape.exchanges;
+}
+
 /* Args, tables and functions that the rows' code stands on. */
 static syl_status print_before(rows_state *r) {
     cu_source *s = r->s;
     /* a projection is work of the whole block */
     r->own = r->block_threads > r->shape.threads && r->parts <= most_barriers && !projects(s->kernel);
+    r->scarce = is_scarce(r);
     r->have = SYL_NEW_ARRAY(s->arena, bool, s->kernel->body.n *ROWS_LAYOUTS);
     cu_template(s, "rows.cuh");
     cu_print_args(s);
@@ -692,10 +716,12 @@ cu_rows_part cu_rows_part_of(const kir_kernel *kernel, int threads, int64_t rows
         syl_ceil_div(shared_floats(&shape, (int)syl_ceil_div(part.threads, shape.threads)) * 4, 128) * 128;
     int64_t turns = syl_ceil_div(rows, part.rows);
     double matrix = 0;
+    bool transforms = false;
     int steps = 2;
     for (size_t i = 0; i < kernel->body.n; i++) {
         const kir_inst *inst = &kernel->body.p[i];
         rows_pass passes[ROWS_PASSES];
+        transforms = transforms || inst->op == KIR_hadamard;
         if (inst->op == KIR_hadamard)
             steps += 2 * rows_plan_hadamard(kernel, inst, shape.threads, shape.vector, passes);
         else if (inst->op == KIR_project)
@@ -707,6 +733,8 @@ cu_rows_part cu_rows_part_of(const kir_kernel *kernel, int threads, int64_t rows
     /* a read of memory, exchanges and barriers behind each other, the row itself; a projection's matrix */
     double turn = 0.5e-6 + steps * 0.04e-6 + shape.registers * 8e-9 + matrix;
     part.seconds = turn + (double)(turns - 1) * (turn - 0.2e-6);
+    part.registers =
+        projects(kernel) ? registers_of(kernel, &shape) : shape.registers + (transforms ? 60 : 40);
     part.fits = part.threads <= 512 && shape.registers <= unrolled_registers &&
                 part.threads * registers_of(kernel, &shape) <= 65536;
     return part;

@@ -54,6 +54,13 @@ int rows_plan_hadamard(const kir_kernel *kernel, const kir_inst *inst, int threa
 rows_padding rows_choose_padding(const rows_layout *from, const rows_layout *to, int threads,
                                  int64_t row_floats);
 
+/* A loop over a layout's registers, and where its text lies. */
+typedef struct rows_loop {
+    const char *body; /* NULL: none */
+    int layout;
+    size_t begin, end;
+} rows_loop;
+
 /* What is being printed. */
 typedef struct rows_state {
     cu_source *s;
@@ -70,7 +77,9 @@ typedef struct rows_state {
     bool *have; /* [ROWS_LAYOUTS][body.n]: printed; rows and uniforms count in layout 0 */
     bool busy;  /* the row in shared memory may still be read */
     int reductions, exchanges;
-    bool turns; /* the code is in a loop over rows */
+    bool turns;     /* the code is in a loop over rows */
+    bool scarce;    /* registers are, for values of all elements */
+    rows_loop loop; /* printed last, for elements one by one */
 } rows_state;
 
 const char *rows_suffix(rows_state *r, int layout); /* "[e]", "_2[e]" */
