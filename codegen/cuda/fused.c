@@ -52,6 +52,7 @@ static places places_of(const syl_cuda_fused *fused, const syl_cuda_target *targ
     if (!p.gemm.fits) return p;
     p.rows = cu_rows_part_of(fused->kernels[0], p.gemm.threads, fused->max_rows);
     p.registers = (p.rows.threads < 256 ? 255 : 65536 / p.rows.threads) - p.rows.registers;
+    if (target->arch >= 100) p.registers -= 8; /* their code takes some more */
     p.scratch = p.gemm.shared;
     for (size_t b = 0; b < fused->kernels[0]->buffers.n; b++) {
         const kir_buffer *buffer = &fused->kernels[0]->buffers.p[b];

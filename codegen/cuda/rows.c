@@ -585,10 +585,10 @@ static int blocks_of(const rows_state *r) {
     int64_t shared = shared_floats(&r->shape, r->rows_per_block) * 4 + 1024;
     int loads = loads_of(r->s->kernel);
     if (!r->shape.exchanges || loads == 0 || r->rows_per_block > 1) return 1;
+    /* code for sm_100 and later takes some more registers */
+    int registers = r->shape.registers + 40 * loads - (r->s->target->arch >= 100 ? 16 : 24);
     for (int n = loads > 1 ? 2 : 3; n > 1; n--)
-        if (65536 / threads / n / 8 * 8 >= r->shape.registers + 40 * loads - 24 &&
-            n * shared <= r->s->target->shared + 1024)
-            return n;
+        if (65536 / threads / n / 8 * 8 >= registers && n * shared <= r->s->target->shared + 1024) return n;
     return 1;
 }
 
