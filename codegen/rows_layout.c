@@ -125,7 +125,8 @@ int rows_plan_hadamard(const kir_kernel *kernel, const kir_inst *inst, int threa
             bits -= low;
             step <<= low;
             int lanes = log2_of(threads < 32 ? threads : 32), high = log2_of(home.r);
-            if (bits <= (is_small(p.cols) ? 5 : 4) && bits <= lanes && 1 << low == vector) { /* and within a warp */
+            if (bits <= (is_small(p.cols) ? 5 : 4) && bits <= lanes &&
+                1 << low == vector) { /* and within a warp */
                 first->lanes = 1 << bits;
                 bits = 0;
             } else if (factor == p.cols && is_power_of_two(home.r) && high < bits) {

@@ -10,8 +10,8 @@ enum {
     most_split_rows = 4096, /* as many counters there are for each tile of a token */
     most_dim = 1024,
     threads = 256,
-    pages_at_once = 32, /* that are merged; as in the template */
-    cluster = 8,        /* blocks of a token's pages, on sm_90 and later */
+    pages_at_once = 32,   /* that are merged; as in the template */
+    cluster = 8,          /* blocks of a token's pages, on sm_90 and later */
     most_near_pages = 16, /* that a cluster merges */
     near_bytes = 48 << 10,
 };
@@ -138,7 +138,8 @@ static int cluster_of(const cu_source *s) {
 
 /* Groups of threads of a block, with a page each. */
 static int groups_of(const cu_source *s) {
-    return cluster_of(s) > 1 && s->kernel->attention.head_dim <= 64 ? 2 : 1; /* 512 threads have 128 registers */
+    return cluster_of(s) > 1 && s->kernel->attention.head_dim <= 64 ? 2
+                                                                    : 1; /* 512 threads have 128 registers */
 }
 
 /* A block's page is found before the kernel in front has ended, and fetched towards it: positions, sequences and the page table are arguments of the run.
@@ -149,9 +150,10 @@ static void print_pages(cu_source *s) {
                     "    const int row = blockIdx.x, z = %s; // this group's first page\n"
                     "    const int last = ((const int *)args.buffers[%d])[row], pages = last / 64 + 1;\n"
                     "    source.sequence = ((const int *)args.buffers[%d])[row];\n",
-                    cluster_of(s) > 1 ? syl_arena_printf(s->arena, "blockIdx.z / %d * %d + group * %d + blockIdx.z %% %d",
-                                                         cluster, cluster * groups_of(s), cluster, cluster)
-                                      : "blockIdx.z",
+                    cluster_of(s) > 1
+                        ? syl_arena_printf(s->arena, "blockIdx.z / %d * %d + group * %d + blockIdx.z %% %d",
+                                           cluster, cluster * groups_of(s), cluster, cluster)
+                        : "blockIdx.z",
                     a->pos, a->seq);
 }
 
@@ -185,13 +187,15 @@ static void print_split(cu_source *s, const attention_tile *tile) {
     int blocks = cluster_of(s), lanes = blocks * groups_of(s);
     syl_text_printf(
         s->out,
-        "    // few pages: the first block gets all results into its shared memory. Else more rows than counters: the first block makes all "
+        "    // few pages: the first block gets all results into its shared memory. Else more rows than "
+        "counters: the first block makes all "
         "pages\n"
         "    const bool near = pages <= %d, alone = !near && args.rows > %d;\n"
         "    let_next_begin();\n"
         "    if (z >= pages || (near && z >= %d) || (alone && z > 0)) return;\n"
         "    float *parts = (float *)((char *)&s + %lld), *mine = (float *)(shared_memory + %lld);\n"
-        "    float *results = (float *)((char *)args.workspace + %lld + ((int64_t)blockIdx.y * gridDim.x + row) * "
+        "    float *results = (float *)((char *)args.workspace + %lld + ((int64_t)blockIdx.y * gridDim.x + "
+        "row) * "
         "%lld);\n"
         "    const int64_t next = (int64_t)gridDim.x * gridDim.y * %lld; // from a page to the next\n"
         "    for (int page = near ? z + (pages - 1 - z) / %d * %d : z; page >= z; page -= %d) {\n"
@@ -202,29 +206,34 @@ static void print_split(cu_source *s, const attention_tile *tile) {
         syl_text_printf(s->out, "    cluster_arrive(); // a block writes to another that has begun\n");
     syl_text_printf(s->out, "    wait_for_previous();\n");
     cu_print_tiled_padding(s, "row", "blockIdx.y == 0 && z == 0 ? row + 1 : 0", "    ");
-    syl_text_printf(s->out,
-                    "    stage_token(s, (const %s *)args.buffers[%d] + (int64_t)row * %lld + head * C::D, heads, "
-                    "last, %s, t);\n",
-                    cu_elem_type(q->elem), a->q, (long long)q->stride, cu_float(s, a->scale));
+    syl_text_printf(
+        s->out,
+        "    stage_token(s, (const %s *)args.buffers[%d] + (int64_t)row * %lld + head * C::D, heads, "
+        "last, %s, t);\n",
+        cu_elem_type(q->elem), a->q, (long long)q->stride, cu_float(s, a->scale));
     if (blocks > 1)
-        syl_text_printf(s->out, "    if (near && pages > 1) {\n        __syncwarp();\n        cluster_wait();\n    }\n");
-    syl_text_printf(s->out,
-                    "    for (int page = z; page < (near || alone ? pages : z + 1); page += near ? %d : 1) {\n"
-                    "        if (page > z) source.page(page * 64);\n"
-                    "        narrow_page<C, %d>(s, source, parts, page * 64, last, t, [&](int n, float x) {\n"
-                    "            if (near)\n                %s;\n"
-                    "            else\n                results[page * next + n] = x;\n        });\n    }\n",
-                    lanes, tile->step,
-                    blocks > 1 ? "write_to_block(mine + page * Narrow<C>::RESULT + n, 0, x)"
-                               : "mine[page * Narrow<C>::RESULT + n] = x");
+        syl_text_printf(
+            s->out, "    if (near && pages > 1) {\n        __syncwarp();\n        cluster_wait();\n    }\n");
+    syl_text_printf(
+        s->out,
+        "    for (int page = z; page < (near || alone ? pages : z + 1); page += near ? %d : 1) {\n"
+        "        if (page > z) source.page(page * 64);\n"
+        "        narrow_page<C, %d>(s, source, parts, page * 64, last, t, [&](int n, float x) {\n"
+        "            if (near)\n                %s;\n"
+        "            else\n                results[page * next + n] = x;\n        });\n    }\n",
+        lanes, tile->step,
+        blocks > 1 ? "write_to_block(mine + page * Narrow<C>::RESULT + n, 0, x)"
+                   : "mine[page * Narrow<C>::RESULT + n] = x");
     if (blocks > 1)
-        syl_text_printf(s->out, "    if (near && pages > 1) {\n        __syncwarp();\n        cluster_arrive();\n"
-                                "        if (z > 0) return;\n        cluster_wait();\n    }\n");
+        syl_text_printf(s->out,
+                        "    if (near && pages > 1) {\n        __syncwarp();\n        cluster_arrive();\n"
+                        "        if (z > 0) return;\n        cluster_wait();\n    }\n");
     syl_text_printf(
         s->out,
         "    if (near) {\n        meet_page();\n"
         "        narrow_merge<C, false>(parts, mine, Narrow<C>::RESULT, pages, t,\n"
-        "            [&](int at, float x) { result(args, row, 1, head, heads, at / C::D, at %% C::D, x); });\n"
+        "            [&](int at, float x) { result(args, row, 1, head, heads, at / C::D, at %% C::D, x); "
+        "});\n"
         "        return;\n    }\n"
         "    if (!alone) {\n"
         "        __threadfence();\n        meet_page();\n"
@@ -260,8 +269,8 @@ syl_status cu_emit_attention(cu_source *s) {
         "    const int head = kv_head * %d + piece * %d, heads = smaller(%d, %d - piece * %d);\n"
         "    Head source = {(const KvView *)args.buffers[%d], 0, kv_head, nullptr};\n",
         threads * groups, a->head_dim <= 64 && groups == 1 ? 2 : 1, s->launch->entry, threads, threads,
-        (long long)p.group, tile.pieces, tile.pieces, group, tile.heads,
-        tile.heads, group, tile.heads, a->cache);
+        (long long)p.group, tile.pieces, tile.pieces, group, tile.heads, tile.heads, group, tile.heads,
+        a->cache);
     if (!split) {
         syl_text_printf(s->out, "    let_next_begin();\n    wait_for_previous();\n");
         print_whole(s, &tile);

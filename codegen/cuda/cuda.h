@@ -80,10 +80,9 @@ enum { SYL_CUDA_COUNTERS = 4 << 20 };
  * The workspace is zero when it is first handed out, and kernels leave its first `counters` bytes zero. */
 typedef struct syl_cuda_launch {
     char entry[64];
-    int threads,
-        cluster,    /* blocks along y of a cluster, 0 or 1 = none; blocks_y is a multiple of it */
-        cluster_z;  /* along z; z is rounded up to a multiple of it */
-    int64_t shared; /* dynamic shared memory, bytes */
+    int threads, cluster, /* blocks along y of a cluster, 0 or 1 = none; blocks_y is a multiple of it */
+        cluster_z;        /* along z; z is rounded up to a multiple of it */
+    int64_t shared;       /* dynamic shared memory, bytes */
     int64_t rows_per_block, blocks_x, blocks_y, blocks_z, positions_per_block;
     int64_t counters; /* SYL_CUDA_COUNTERS bytes at the workspace's begin, zero between kernels; or 0 */
     int64_t workspace_block; /* bytes behind them for each block of the grid */

@@ -65,6 +65,7 @@ typedef struct cu_rows_part {
     bool fits;
     int threads;    /* of the block that take part: at least a row's */
     int rows;       /* that are computed together */
+    int registers;  /* of a thread, about, beside what waits meanwhile */
     int64_t shared; /* bytes */
     double seconds; /* that all rows take a block, without the launch */
 } cu_rows_part;
@@ -76,18 +77,19 @@ SYL_NODISCARD syl_status cu_print_rows_part(cu_source *s, const cu_rows_part *pa
                                             bool waits);
 
 /* A GEMM of gemm_stream behind a prologue: its shared memory in bytes, in front of the prologue's; where the tokens' codes begin there; its time
- * where each block first computes for `before` seconds, and has `more` bytes of shared memory. */
+ * where each block first computes for `before` seconds, and has `more` bytes of shared memory. `registers`: so many of a thread's are left for weights while
+ * it computes rows; at least one chunk's. */
 typedef struct cu_stream_part {
     bool fits;
-    int threads;
+    int threads, registers; /* that a chunk of weights takes of a thread */
     int64_t shared, tokens;
 } cu_stream_part;
 cu_stream_part cu_stream_part_of(const kir_kernel *kernel, const syl_cuda_target *target,
                                  const syl_cuda_variant *variant);
 double cu_stream_part_cost(const kir_kernel *kernel, const syl_cuda_target *target,
-                           const syl_cuda_variant *variant, double before, int64_t more);
+                           const syl_cuda_variant *variant, int registers, double before, int64_t more);
 /* Prints Args, Epilogue and Shape, and fills the launch but for threads and shared memory. */
-SYL_NODISCARD syl_status cu_print_stream_part(cu_source *s);
+SYL_NODISCARD syl_status cu_print_stream_part(cu_source *s, int registers);
 
 /* The entry's name of a kernel: "syl_" and its name. */
 void cu_name_entry(const char *name, syl_cuda_launch *launch);

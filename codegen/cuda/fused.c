@@ -39,6 +39,7 @@ typedef struct places {
     cu_stream_part gemm;
     cu_rows_part rows;
     int64_t scratch, size;
+    int registers; /* of a thread, left for weights */
 } places;
 
 static int64_t bytes_inside(const kir_buffer *b) {
@@ -50,6 +51,8 @@ static places places_of(const syl_cuda_fused *fused, const syl_cuda_target *targ
     places p = {.gemm = cu_stream_part_of(fused->kernels[1], target, &fused->variants[1])};
     if (!p.gemm.fits) return p;
     p.rows = cu_rows_part_of(fused->kernels[0], p.gemm.threads, fused->max_rows);
+    p.registers = (p.rows.threads < 256 ? 255 : 65536 / p.rows.threads) - p.rows.registers;
+    if (target->arch >= 100) p.registers -= 8; /* their code takes some more */
     p.scratch = p.gemm.shared;
     for (size_t b = 0; b < fused->kernels[0]->buffers.n; b++) {
         const kir_buffer *buffer = &fused->kernels[0]->buffers.p[b];
@@ -78,6 +81,7 @@ static bool prologue_fits(const syl_cuda_fused *fused, const syl_cuda_target *ta
         return false;
     places p = places_of(fused, target);
     if (!p.gemm.fits || !p.rows.fits || p.size + 64 > target->shared) return false;
+    if (p.registers < p.gemm.registers) return false;
     const kir_kernel *rows = fused->kernels[0], *gemm = fused->kernels[1];
     const int *buffers = buffers_of(fused, 1);
     int codes = 0;
@@ -116,8 +120,8 @@ double syl_cuda_fused_cost(const syl_cuda_fused *fused, const syl_cuda_target *t
     double most = 0;
     if (fused->fusion == SYL_CUDA_PROLOGUE) {
         places p = places_of(fused, target);
-        return cu_stream_part_cost(fused->kernels[1], target, &fused->variants[1], p.rows.seconds,
-                                   p.size - p.gemm.shared);
+        return cu_stream_part_cost(fused->kernels[1], target, &fused->variants[1], p.registers,
+                                   p.rows.seconds, p.size - p.gemm.shared);
     }
     for (int p = 0; p < fused->n; p++) {
         double cost = sibling_of(fused, p).seconds;
@@ -179,7 +183,7 @@ static syl_status print_prologue(cu_source *s, const syl_cuda_fused *fused) {
     cu_template(s, "gemm_stream.cuh");
     SYL_TRY(print_rows(s, fused, 0, &p.rows, p.scratch, false));
     syl_text_printf(s->out, "\nnamespace part1 {\n");
-    SYL_TRY(cu_print_stream_part(&gemm));
+    SYL_TRY(cu_print_stream_part(&gemm, p.registers));
     syl_text_printf(s->out, "} // namespace part1\n");
     print_args(s, fused);
     syl_text_printf(

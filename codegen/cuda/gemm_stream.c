@@ -1,4 +1,5 @@
 /* GEMM of few rows (templates/gemm_stream.cuh): weights streamed from memory into registers. */
+#include <limits.h>
 #include "base/size.h"
 #include "codegen/cuda/gemm.h"
 
@@ -16,7 +17,9 @@ static plan plan_of(const kir_kernel *kernel, const syl_cuda_variant *variant) {
         .tokens = tokens, .channels = 64, .blocks = 1, .threads = p.warps * 32, .at_once = tokens};
     p.chunks = syl_ceil_div(l.chunks, p.split);
     p.units = syl_ceil_div(kernel->gemm.n, 64);
+    int64_t turns = syl_ceil_div(p.chunks, p.warps / 4);
     p.depth = l.data >= 8192 ? 4 : 6;
+    if (p.depth > turns) p.depth = (int)turns;
     int64_t tokens_bytes = p.chunks * tokens * 128, parts = (p.warps / 4 - 1) * 4 * (tokens / 2) * 128;
     p.shared = cu_gemm_stage_bytes(&p.tile);
     if (tokens_bytes > p.shared) p.shared = tokens_bytes;
@@ -96,9 +99,16 @@ double cu_cost_gemm_stream(const kir_kernel *kernel, const syl_cuda_target *targ
 
 /* ---- behind a prologue ---- */
 
-/* Every block has the codes of all of k. */
-static plan part_of(const kir_kernel *kernel, const syl_cuda_variant *variant) {
+/* What a lane reads of a chunk. */
+static int registers_of(const kir_kernel *kernel) {
+    cu_layout l = cu_gemm_layout(kernel);
+    return l.data / 512 + l.params / 128;
+}
+
+/* Every block has the codes of all of k, and while it makes them its first weights in some registers. */
+static plan part_of(const kir_kernel *kernel, const syl_cuda_variant *variant, int registers) {
     plan p = plan_of(kernel, variant);
+    if (p.depth > registers / registers_of(kernel)) p.depth = registers / registers_of(kernel);
     int64_t tokens = cu_gemm_layout(kernel).chunks * p.tile.tokens * 128,
             branch = cu_gemm_branch_bytes(kernel, p.tile.tokens);
     if (p.shared < tokens + branch) p.shared = tokens + branch;
@@ -110,9 +120,10 @@ cu_stream_part cu_stream_part_of(const kir_kernel *kernel, const syl_cuda_target
                                  const syl_cuda_variant *variant) {
     cu_stream_part part = {0};
     if (variant->family != SYL_CUDA_gemm_stream || !cu_fits_gemm_stream(kernel, target, variant)) return part;
-    plan p = part_of(kernel, variant);
+    plan p = part_of(kernel, variant, INT_MAX);
     return (cu_stream_part){.fits = p.tile.tokens == 8,
                             .threads = p.warps * 32,
+                            .registers = registers_of(kernel),
                             .shared = p.shared,
                             .tokens = cu_gemm_branch_bytes(kernel, p.tile.tokens)};
 }
@@ -120,24 +131,27 @@ cu_stream_part cu_stream_part_of(const kir_kernel *kernel, const syl_cuda_target
 /* Blocks of launches that begin early wait with their first weights in registers. What is left is the rest of the weights, and a chain of latencies
  * (measured on an H100): the wait, the prologue, chunks of k, sums of phases, of blocks, and the epilogue. */
 double cu_stream_part_cost(const kir_kernel *kernel, const syl_cuda_target *target,
-                           const syl_cuda_variant *variant, double before, int64_t more) {
-    plan p = part_of(kernel, variant);
+                           const syl_cuda_variant *variant, int registers, double before, int64_t more) {
+    plan p = part_of(kernel, variant, registers);
     cu_rates rates = cu_rates_of(target);
     p.shared += more;
     int64_t blocks = p.units * p.split, phases = p.warps / 4, resident = target->shared / (p.shared + 1024);
     if (resident < 1 || p.warps == 16) resident = 1;
-    double bytes = cu_gemm_weight_bytes(kernel), block = bytes / (double)blocks, chunk = block / (double)p.chunks;
-    double ahead = (double)(phases * p.depth) * chunk, waves = (double)syl_ceil_div(blocks, target->sms * resident);
+    double bytes = cu_gemm_weight_bytes(kernel), block = bytes / (double)blocks,
+           chunk = block / (double)p.chunks;
+    double ahead = (double)(phases * p.depth) * chunk,
+           waves = (double)syl_ceil_div(blocks, target->sms * resident);
     if (ahead > block) ahead = block;
     if (target->arch < 90) ahead = 0;
-    double left = waves * (block - ahead) / rate_of_block(kernel, &p), memory = (bytes - (double)blocks * ahead) / rates.bytes;
+    double left = waves * (block - ahead) / rate_of_block(kernel, &p),
+           memory = (bytes - (double)blocks * ahead) / rates.bytes;
     return 0.7e-6 + waves * before + (memory > left ? memory : left) +
            (double)syl_ceil_div(p.chunks, phases) * 0.04e-6 + (phases > 1 ? 0.13e-6 : 0) +
            (p.split > 1 ? 1.9e-6 : 0) + 0.4e-6;
 }
 
-syl_status cu_print_stream_part(cu_source *s) {
-    plan p = plan_of(s->kernel, s->variant);
+syl_status cu_print_stream_part(cu_source *s, int registers) {
+    plan p = part_of(s->kernel, s->variant, registers);
     fill_launch(s, &p);
     return cu_gemm_print_parts(s, &p.tile);
 }

@@ -52,33 +52,46 @@ int rows_use_layout(rows_state *r, const rows_layout *layout) {
                     "    #pragma unroll\n    for (int n = 0; n < %d; n++) {\n        int g = t + n * %d;\n",
                     number, layout->n, layout->r, layout->w, (long long)layout->stride, number, layout->n,
                     layout->n, r->shape.threads);
-    if (columns == 1)
-        syl_text_printf(r->s->out, "        c%d[n] = g * %lld;\n    }\n", number, span);
+    if (columns == 1 || layout->groups <= columns) /* one column of groups, or one row of them */
+        syl_text_printf(r->s->out, "        c%d[n] = g * %lld;\n    }\n", number,
+                        columns == 1 ? span : layout->w);
     else
-        syl_text_printf(r->s->out, "        c%d[n] = g / %lld * %lld + g %% %lld * %d;\n    }\n", number,
-                        columns, span, columns, layout->w);
+        syl_text_printf(
+            r->s->out,
+            "        c%d[n] = (int)((unsigned)g / %lld * %lld + (unsigned)g %% %lld * %d);\n    }\n", number,
+            columns, span, columns, layout->w);
     return number;
 }
 
-/* The loops over a layout's runs of w neighbours: `body` sees column j and the first register e of each. */
+/* The loops over a layout's runs of w neighbours: `body` sees column j and the first register e of each; `before` is a thread's start of a group. One branch
+ * around all runs of a group. */
+static void print_groups(rows_state *r, int layout, const char *guard, const char *before, const char *body,
+                         const char *otherwise) {
+    const rows_layout *l = &r->layouts[layout];
+    const char *live = rows_live(r, layout),
+               *run = syl_arena_printf(
+                   r->s->arena,
+                   "UNROLL\n            for (int k = 0; k < %d; k++) {\n                const int j = "
+                   "c%d[n] + k * %lld, e = (n * %d + k) * %d;\n",
+                   l->r, layout, (long long)l->stride, l->r, l->w);
+    bool always = !strcmp(live, "true") && !guard;
+    syl_text_printf(r->s->out, "    UNROLL\n    for (int n = 0; n < %d; n++) {\n", l->n);
+    if (always)
+        syl_text_printf(r->s->out, "        {\n");
+    else
+        syl_text_printf(r->s->out, "        if (%s%s%s) {\n", guard ? guard : "", guard ? " && " : "", live);
+    if (before) syl_text_printf(r->s->out, "            %s\n", before);
+    syl_text_printf(r->s->out, "            %s                %s\n            }\n        }\n", run, body);
+    if (otherwise && !always)
+        syl_text_printf(r->s->out,
+                        "        else {\n            %s                %s\n            }\n        }\n", run,
+                        otherwise);
+    syl_text_printf(r->s->out, "    }\n");
+}
+
 static void print_runs(rows_state *r, int layout, const char *guard, const char *body,
                        const char *otherwise) {
-    const rows_layout *l = &r->layouts[layout];
-    syl_text_printf(r->s->out,
-                    "    UNROLL\n    for (int n = 0; n < %d; n++)\n        UNROLL\n        for (int k = 0; k "
-                    "< %d; k++) {\n"
-                    "            const int j = c%d[n] + k * %lld, e = (n * %d + k) * %d;\n",
-                    l->n, l->r, layout, (long long)l->stride, l->r, l->w);
-    const char *live = rows_live(r, layout);
-    bool always = !strcmp(live, "true") && !guard;
-    if (always)
-        syl_text_printf(r->s->out, "            %s\n", body);
-    else
-        syl_text_printf(r->s->out, "            if (%s%s%s) {\n                %s\n            }\n",
-                        guard ? guard : "", guard ? " && " : "", live, body);
-    if (otherwise && !always)
-        syl_text_printf(r->s->out, "            else {\n                %s\n            }\n", otherwise);
-    syl_text_printf(r->s->out, "        }\n");
+    print_groups(r, layout, guard, NULL, body, otherwise);
 }
 
 /* ---- exchanges ---- */
@@ -88,20 +101,35 @@ static bool separates(const rows_layout *l, int64_t m) {
     return l->r * l->stride % m == 0 && (l->stride % m == 0 || m % l->stride == 0);
 }
 
-static void exchange(rows_state *r, int layout, const char *name, rows_padding p, bool write) {
+/* Where run k of group n lies in the row: an expression. */
+static const char *place_of(rows_state *r, int layout, rows_padding p) {
     const rows_layout *l = &r->layouts[layout];
     const char *pad = syl_arena_printf(r->s->arena, "padded<%d, %d, %d>", p.a, p.shift, p.b);
     bool apart = separates(l, 32) && separates(l, (int64_t)1 << p.shift);
-    bool words = l->w > 1 && l->stride % l->w == 0;
-    const char *at = l->r == 1 ? syl_arena_printf(r->s->arena, "%s(c%d[n])", pad, layout)
-                     : apart   ? syl_arena_printf(r->s->arena, "%s(c%d[n]) + %s(k * %lld)", pad, layout, pad,
-                                                  (long long)l->stride)
-                               : syl_arena_printf(r->s->arena, "%s(j)", pad);
-    const char *body = words && write
-                           ? syl_arena_printf(r->s->arena, "put<%d>(row + %s, &%s[e]);", l->w, at, name)
-                       : words ? syl_arena_printf(r->s->arena, "get<%d>(row + %s, &%s[e]);", l->w, at, name)
-                       : write ? syl_arena_printf(r->s->arena, "row[%s] = %s[e];", at, name)
-                               : syl_arena_printf(r->s->arena, "%s[e] = row[%s];", name, at);
+    if (l->r == 1) return syl_arena_printf(r->s->arena, "%s(c%d[n])", pad, layout);
+    if (apart)
+        return syl_arena_printf(r->s->arena, "%s(c%d[n]) + %s(k * %lld)", pad, layout, pad,
+                                (long long)l->stride);
+    return syl_arena_printf(r->s->arena, "%s(c%d[n] + k * %lld)", pad, layout, (long long)l->stride);
+}
+
+const char *rows_read_run(rows_state *r, int layout, const char *to, rows_padding padding) {
+    const rows_layout *l = &r->layouts[layout];
+    const char *at = place_of(r, layout, padding);
+    if (l->w > 1 && l->stride % l->w == 0)
+        return syl_arena_printf(r->s->arena, "get<%d>(row + %s, &%s);", l->w, at, to);
+    return syl_arena_printf(r->s->arena, "%s = row[%s];", to, at);
+}
+
+static void exchange(rows_state *r, int layout, const char *name, rows_padding p, bool write) {
+    const rows_layout *l = &r->layouts[layout];
+    const char *body, *first = syl_arena_printf(r->s->arena, "%s[e]", name);
+    if (!write)
+        body = rows_read_run(r, layout, first, p);
+    else if (l->w > 1 && l->stride % l->w == 0)
+        body = syl_arena_printf(r->s->arena, "put<%d>(row + %s, &%s);", l->w, place_of(r, layout, p), first);
+    else
+        body = syl_arena_printf(r->s->arena, "row[%s] = %s;", place_of(r, layout, p), first);
     const char *none =
         syl_arena_printf(r->s->arena, "UNROLL for (int m = 0; m < %d; m++) %s[e + m] = 0;", l->w, name);
     print_runs(r, layout, NULL, body, write ? NULL : none);
@@ -207,6 +235,26 @@ static void print_table(rows_state *r, int inst, int of, int layout) {
     print_runs(r, layout, NULL, body, none);
 }
 
+/* Values of one element after the other. What has a loop of its own is computed for all elements before the next one is, so where registers are scarce the loop
+ * that was printed last goes on. */
+static void print_elements(rows_state *r, int inst, int layout, const char *expression) {
+    syl_text *out = r->s->out;
+    int n = rows_registers(&r->layouts[layout]);
+    const char *one = syl_arena_printf(r->s->arena, "%s[e] = %s;", rows_array(r, inst, layout), expression);
+    bool goes_on = r->scarce && r->loop.body && r->loop.layout == layout && r->loop.end == out->n;
+    if (goes_on) {
+        one = syl_arena_printf(r->s->arena, "%s\n        %s", r->loop.body, one);
+        out->n = r->loop.begin;
+    }
+    declare(r, inst, layout);
+    size_t begin = out->n;
+    syl_text_printf(out,
+                    goes_on ? "    UNROLL\n    for (int e = 0; e < %d; e++) {\n        %s\n    }\n"
+                            : "    UNROLL\n    for (int e = 0; e < %d; e++) %s\n",
+                    n, one);
+    r->loop = (rows_loop){one, layout, begin, out->n};
+}
+
 static syl_status print_scalar(rows_state *r, int inst, int layout) {
     cu_source *s = r->s;
     const kir_inst *p = &s->kernel->body.p[inst];
@@ -219,9 +267,7 @@ static syl_status print_scalar(rows_state *r, int inst, int layout) {
         syl_text_printf(s->out, "    const %s v%d = %s;\n", cu_register_type(p->type), inst, expression.p);
         return SYL_OK;
     }
-    declare(r, inst, layout);
-    syl_text_printf(s->out, "    UNROLL\n    for (int e = 0; e < %d; e++) %s[e] = %s;\n",
-                    rows_registers(&r->layouts[layout]), rows_array(r, inst, layout), expression.p);
+    print_elements(r, inst, layout, expression.p);
     return SYL_OK;
 }
 
@@ -358,14 +404,26 @@ static void print_store(rows_state *r, int inst, int layout) {
                    NULL);
         return;
     }
-    int unit = w * size > 16 ? 16 / size : w; /* neighbours that the swizzle keeps together */
-    print_runs(r, layout, "alive",
-               syl_arena_printf(
-                   s->arena,
-                   "UNROLL for (int m = 0; m < %d; m += %d) store_some<%d>((%s *)((char *)args.buffers[%d] + "
-                   "tiled(i, (j + m) * %d, args.rows)), true, &%s[e + m]);",
-                   w, unit, unit, type, p->buffer, size, name),
-               NULL);
+    const rows_layout *l = &r->layouts[layout];
+    int unit = w * size > 16 ? 16 / size : w;                /* neighbours that the swizzle keeps together */
+    if (unit == w && l->stride * size % KIR_ATOM_BYTES == 0) /* runs of a group are whole atoms apart */
+        print_groups(
+            r, layout, "alive",
+            syl_arena_printf(s->arena,
+                             "char *to = (char *)args.buffers[%d] + tiled(i, c%d[n] * %d, args.rows);\n"
+                             "            const int64_t step = atoms_apart(%lld, args.rows);",
+                             p->buffer, layout, size, (long long)(l->stride * size / KIR_ATOM_BYTES)),
+            syl_arena_printf(s->arena, "store_some<%d>((%s *)to, true, &%s[e]), to += step;", w, type, name),
+            NULL);
+    else
+        print_runs(
+            r, layout, "alive",
+            syl_arena_printf(
+                s->arena,
+                "UNROLL for (int m = 0; m < %d; m += %d) store_some<%d>((%s *)((char *)args.buffers[%d] + "
+                "tiled(i, (j + m) * %d, args.rows)), true, &%s[e + m]);",
+                w, unit, unit, type, p->buffer, size, name),
+            NULL);
     int64_t bytes = b->cols * size, padded = syl_ceil_div(bytes, KIR_ATOM_BYTES) * KIR_ATOM_BYTES;
     if (padded > bytes)
         syl_text_printf(
@@ -517,14 +575,39 @@ static syl_status print_wait(rows_state *r) {
     return SYL_OK;
 }
 
+/* Loads of a thread in front of the first transform. */
+static int loads_of(const kir_kernel *k) {
+    int n = 0;
+    for (size_t i = 0; i < k->body.n; i++) {
+        if (k->body.p[i].op == KIR_hadamard) return n;
+        n += k->body.p[i].op == KIR_load || k->body.p[i].op == KIR_load_at;
+    }
+    return n;
+}
+
+/* Blocks that a multiprocessor is to have at a time, for the compiler to divide registers by. A transform of a long row has its columns in registers and little
+ * else; the more rows there are, the better their phases cover each other. */
+static int blocks_of(const rows_state *r) {
+    int threads = r->shape.threads * r->rows_per_block;
+    if (projects(r->s->kernel)) return 1;
+    if (65536 / threads / 2 >= r->shape.registers * 8 / 5 + 40) return 2;
+    int64_t shared = shared_floats(&r->shape, r->rows_per_block) * 4 + 1024;
+    int loads = loads_of(r->s->kernel);
+    if (!r->shape.exchanges || loads == 0 || r->rows_per_block > 1) return 1;
+    /* code for sm_100 and later takes some more registers */
+    int registers = r->shape.registers + 40 * loads - (r->s->target->arch >= 100 ? 16 : 24);
+    for (int n = loads > 1 ? 2 : 3; n > 1; n--)
+        if (65536 / threads / n / 8 * 8 >= registers && n * shared <= r->s->target->shared + 1024) return n;
+    return 1;
+}
+
 static syl_status print_entry(rows_state *r, bool in_shared) {
     cu_source *s = r->s;
     int t = r->shape.threads, rows = r->rows_per_block, threads = t * rows;
-    int blocks = !projects(s->kernel) && 65536 / threads / 2 >= r->shape.registers * 8 / 5 + 40 ? 2 : 1;
     syl_text_printf(
         s->out,
         "\nextern \"C\" __global__ void __launch_bounds__(%d, %d) %s(const __grid_constant__ Args args) {\n",
-        threads, blocks, s->launch->entry);
+        threads, blocks_of(r), s->launch->entry);
     if (rows == 1)
         syl_text_printf(s->out, "    const int t = threadIdx.x, part = 0, number = blockIdx.x;\n");
     else
@@ -583,11 +666,17 @@ static syl_status print_rows(rows_state *r) {
 
 enum { most_barriers = 15 }; /* besides that of the whole block */
 
+/* A long row of several loads: two of them and a value in between are more than a thread has registers for. */
+static bool is_scarce(const rows_state *r) {
+    return r->s->kernel->cols > 2048 && loads_of(r->s->kernel) > 1 && r->shape.exchanges;
+}
+
 /* Args, tables and functions that the rows' code stands on. */
 static syl_status print_before(rows_state *r) {
     cu_source *s = r->s;
     /* a projection is work of the whole block */
     r->own = r->block_threads > r->shape.threads && r->parts <= most_barriers && !projects(s->kernel);
+    r->scarce = is_scarce(r);
     r->have = SYL_NEW_ARRAY(s->arena, bool, s->kernel->body.n *ROWS_LAYOUTS);
     cu_template(s, "rows.cuh");
     cu_print_args(s);
@@ -636,10 +725,12 @@ cu_rows_part cu_rows_part_of(const kir_kernel *kernel, int threads, int64_t rows
         syl_ceil_div(shared_floats(&shape, (int)syl_ceil_div(part.threads, shape.threads)) * 4, 128) * 128;
     int64_t turns = syl_ceil_div(rows, part.rows);
     double matrix = 0;
+    bool transforms = false;
     int steps = 2;
     for (size_t i = 0; i < kernel->body.n; i++) {
         const kir_inst *inst = &kernel->body.p[i];
         rows_pass passes[ROWS_PASSES];
+        transforms = transforms || inst->op == KIR_hadamard;
         if (inst->op == KIR_hadamard)
             steps += 2 * rows_plan_hadamard(kernel, inst, shape.threads, shape.vector, passes);
         else if (inst->op == KIR_project)
@@ -651,6 +742,8 @@ cu_rows_part cu_rows_part_of(const kir_kernel *kernel, int threads, int64_t rows
     /* a read of memory, exchanges and barriers behind each other, the row itself; a projection's matrix */
     double turn = 0.5e-6 + steps * 0.04e-6 + shape.registers * 8e-9 + matrix;
     part.seconds = turn + (double)(turns - 1) * (turn - 0.2e-6);
+    part.registers =
+        projects(kernel) ? registers_of(kernel, &shape) : shape.registers + (transforms ? 60 : 40);
     part.fits = part.threads <= 512 && shape.registers <= unrolled_registers &&
                 part.threads * registers_of(kernel, &shape) <= 65536;
     return part;
@@ -662,22 +755,25 @@ syl_status cu_print_rows_part(cu_source *s, const cu_rows_part *part, int64_t sh
                     .rows_per_block = part->rows,
                     .block_threads = part->threads,
                     .shared = shared,
-                    .first = "first"};
+                    .first = "first",
+                    .turns = true};
     int t = r.shape.threads;
     r.parts = (int)syl_ceil_div(part->threads, t);
     SYL_TRY(print_before(&r));
-    syl_text_printf(s->out,
-                    "\n// Rows [first, end), %d at a time.\n"
-                    "__device__ __forceinline__ void compute_rows(const Args &args, int first, const int end) {\n"
-                    "    const int t = threadIdx.x %% %d, part = threadIdx.x / %d;\n"
-                    "    for (;;) {\n",
-                    part->rows, t, t);
+    syl_text_printf(
+        s->out,
+        "\n// Rows [first, end), %d at a time.\n"
+        "__device__ __forceinline__ void compute_rows(const Args &args, int first, const int end) {\n"
+        "    const int t = threadIdx.x %% %d, part = threadIdx.x / %d;\n"
+        "    for (;;) {\n",
+        part->rows, t, t);
     if (r.own && r.parts > part->rows) /* the others have nothing to do */
         syl_text_printf(s->out, "    if (part < %d) {\n    const int number = first + part;\n", part->rows);
     else
         syl_text_printf(s->out, "    {\n    const int number = %s;\n",
-                        r.parts > part->rows ? syl_arena_printf(s->arena, "part < %d ? first + part : args.rows", part->rows)
-                                             : "first + part");
+                        r.parts > part->rows
+                            ? syl_arena_printf(s->arena, "part < %d ? first + part : args.rows", part->rows)
+                            : "first + part");
     print_places(&r, true);
     if (waits) SYL_TRY(print_wait(&r));
     SYL_TRY(print_rows(&r));

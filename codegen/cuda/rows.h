@@ -17,6 +17,13 @@ typedef struct rows_padding {
 rows_padding rows_choose_padding(const rows_layout *from, const rows_layout *to, int threads,
                                  int64_t row_floats);
 
+/* A loop over a layout's registers, and where its text lies. */
+typedef struct rows_loop {
+    const char *body; /* NULL: none */
+    int layout;
+    size_t begin, end;
+} rows_loop;
+
 /* What is being printed. */
 typedef struct rows_state {
     cu_source *s;
@@ -33,6 +40,9 @@ typedef struct rows_state {
     bool *have; /* [ROWS_LAYOUTS][body.n]: printed; rows and uniforms count in layout 0 */
     bool busy;  /* the row in shared memory may still be read */
     int reductions, exchanges;
+    bool turns;     /* the code is in a loop over rows */
+    bool scarce;    /* registers are, for values of all elements */
+    rows_loop loop; /* printed last, for elements one by one */
 } rows_state;
 
 const char *rows_suffix(rows_state *r, int layout); /* "[e]", "_2[e]" */
@@ -46,6 +56,8 @@ const char *rows_live(rows_state *r, int layout);
 /* Array `name` of a layout's registers to or from the row in shared memory. */
 void rows_write(rows_state *r, int layout, const char *name, rows_padding padding);
 void rows_read(rows_state *r, int layout, const char *name, rows_padding padding);
+/* One run of w neighbours, number k of group n: a statement that reads it to the place `to`. */
+const char *rows_read_run(rows_state *r, int layout, const char *to, rows_padding padding);
 /* The row of registers `name` into shared memory without padding, and a sync: what rope and the like read. */
 void rows_publish(rows_state *r, int layout, const char *name);
 /* Makes sure that a value is printed, in a layout. */

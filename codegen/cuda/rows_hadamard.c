@@ -4,6 +4,7 @@
  * four at a time: the eight sums +-x0 +-x1 +-x2 +-x3 (up to sign) are made once and picked by every output. Factors above 64 read
  * their inputs from shared memory, some outputs a thread. */
 #include <math.h>
+#include <string.h>
 #include "base/hadamard.h"
 #include "codegen/cuda/rows.h"
 
@@ -23,22 +24,28 @@ static syl_status print_dense(rows_state *r, int order, bool transpose) {
     if (!h)
         return syl_error(s->diag, SYL_ERR_internal, SYL_NOWHERE,
                          "kernel '%s': no Hadamard matrix of order %d", s->kernel->name, order);
-    syl_text_printf(s->out, "\n__device__ inline void dense%d%s(float *x) {\n    float y[%d], s[8];\n", order,
-                    transpose ? "t" : "", order);
+    const char *t = transpose ? "t" : "";
+    syl_text_printf(s->out,
+                    "\n// Inputs A .. A + 3 of the factor, W floats apart, to its outputs.\n"
+                    "template <int A, int W>\n__device__ inline void dense%d%s(const float *x, float *y) {\n"
+                    "    float s[8];\n    signed_sums(x[0], x[W], x[2 * W], x[3 * W], s);\n",
+                    order, t);
     for (int a = 0; a < order; a += 4) {
-        syl_text_printf(s->out, "    signed_sums(x[%d], x[%d], x[%d], x[%d], s);\n", a, a + 1, a + 2, a + 3);
+        syl_text_printf(s->out, "    if constexpr (A == %d) {\n", a);
         for (int b = 0; b < order; b++) {
             bool minus;
             int sum = rows_signed_sum(h, order, a, b, &minus);
             if (a == 0)
-                syl_text_printf(s->out, "%sy[%d] = %ss[%d];", b % 8 ? " " : "    ", b, minus ? "-" : "", sum);
+                syl_text_printf(s->out, "%sy[%d * W] = %ss[%d];", b % 8 ? " " : "        ", b,
+                                minus ? "-" : "", sum);
             else
-                syl_text_printf(s->out, "%sy[%d] %s= s[%d];", b % 8 ? " " : "    ", b, minus ? "-" : "+",
-                                sum);
+                syl_text_printf(s->out, "%sy[%d * W] %s= s[%d];", b % 8 ? " " : "        ", b,
+                                minus ? "-" : "+", sum);
             if (b % 8 == 7 || b == order - 1) syl_text_printf(s->out, "\n");
         }
+        syl_text_printf(s->out, "    }\n");
     }
-    syl_text_printf(s->out, "    #pragma unroll\n    for (int i = 0; i < %d; i++) x[i] = y[i];\n}\n", order);
+    syl_text_printf(s->out, "}\n");
     return SYL_OK;
 }
 
@@ -86,6 +93,36 @@ syl_status rows_print_signs(rows_state *r) {
     return SYL_OK;
 }
 
+/* A dense factor reads its inputs as it adds them, four runs at a time. */
+static void print_dense_pass(rows_state *r, const rows_pass *p, int layout, const char *x, bool transpose,
+                             rows_padding padding) {
+    cu_source *s = r->s;
+    const rows_layout *l = &p->layout;
+    const char *live = rows_live(r, layout);
+    bool always = !strcmp(live, "true");
+    syl_text_printf(s->out, "    UNROLL\n    for (int n = 0; n < %d; n++) {\n        float z[%d];\n", l->n,
+                    4 * l->w);
+    for (int a = 0; a < p->order; a += 4) {
+        syl_text_printf(
+            s->out,
+            "        UNROLL for (int q = 0; q < 4; q++) {\n            const int k = %d + q, e = q * "
+            "%d;\n            ",
+            a, l->w);
+        if (!always) syl_text_printf(s->out, "if (%s) ", live);
+        syl_text_printf(s->out, "%s\n", rows_read_run(r, layout, "z[e]", padding));
+        if (!always)
+            syl_text_printf(s->out,
+                            "            else { UNROLL for (int m = 0; m < %d; m++) z[e + m] = 0; }\n", l->w);
+        syl_text_printf(
+            s->out,
+            "        }\n        UNROLL for (int m = 0; m < %d; m++) dense%d%s<%d, %d>(&z[m], &%s[n * %d + "
+            "m]);\n",
+            l->w, p->order, transpose ? "t" : "", a, l->w, x, l->r * l->w);
+    }
+    syl_text_printf(s->out, "    }\n");
+    r->busy = true;
+}
+
 static void print_pass(rows_state *r, const rows_pass *p, int layout, const char *x, bool transpose) {
     cu_source *s = r->s;
     const rows_layout *l = &p->layout;
@@ -95,16 +132,6 @@ static void print_pass(rows_state *r, const rows_pass *p, int layout, const char
         syl_text_printf(s->out, "    lane_butterflies<%d, %d>(%s, t);\n", registers, p->lanes, x);
     if (p->high > 1)
         syl_text_printf(s->out, "    butterflies<%d, %d, %d>(%s);\n", registers, l->w, p->high, x);
-    if (p->kind == PASS_DENSE)
-        syl_text_printf(
-            s->out,
-            "    UNROLL\n    for (int n = 0; n < %d; n++)\n        UNROLL\n        for (int m = 0; m < %d; "
-            "m++) {\n"
-            "            float y[%d];\n"
-            "            UNROLL for (int k = 0; k < %d; k++) y[k] = %s[(n * %d + k) * %d + m];\n"
-            "            dense%d%s(y);\n"
-            "            UNROLL for (int k = 0; k < %d; k++) %s[(n * %d + k) * %d + m] = y[k];\n        }\n",
-            l->n, l->w, l->r, l->r, x, l->r, l->w, l->r, transpose ? "t" : "", l->r, x, l->r, l->w);
     if (p->kind == PASS_LARGE) {
         long long span = p->inner * p->order, piece = p->inner * l->r;
         syl_text_printf(s->out,
@@ -136,6 +163,7 @@ syl_status rows_hadamard(rows_state *r, int inst) {
                     (long long)block, x, rows_registers(&passes[0].layout), rows_registers(&passes[0].layout),
                     x, rows_array(r, p->args[0], 0));
     for (int i = 0; i < n; i++) {
+        bool some = false;
         if (i && passes[i].kind == PASS_LARGE) { /* the factor's inputs stay in shared memory */
             rows_publish(r, layout, x);
             layout = rows_use_layout(r, &passes[i].layout);
@@ -149,9 +177,21 @@ syl_status rows_hadamard(rows_state *r, int inst) {
             layout = rows_use_layout(r, &passes[i].layout);
             x = syl_arena_printf(s->arena, "h%d_%d", inst, i);
             syl_text_printf(s->out, "    float %s[%d];\n", x, rows_registers(&passes[i].layout));
-            rows_read(r, layout, x, padding);
+            /* threads without columns have no part in a pass in the middle */
+            const rows_layout *l = &passes[i].layout;
+            some = i < n - 1 && l->n == 1 && l->groups < r->shape.threads;
+            if (some) syl_text_printf(s->out, "    if (t < %lld) {\n", (long long)l->groups);
+            if (passes[i].kind == PASS_DENSE)
+                print_dense_pass(r, &passes[i], layout, x, p->transpose, padding);
+            else
+                rows_read(r, layout, x, padding);
         }
         print_pass(r, &passes[i], layout, x, p->transpose);
+        if (some) syl_text_printf(s->out, "    }");
+        if (some && r->turns) /* not what the row before left there: it would stay in registers */
+            syl_text_printf(s->out, " else {\n        UNROLL for (int e = 0; e < %d; e++) %s[e] = 0;\n    }",
+                            rows_registers(&passes[i].layout), x);
+        if (some) syl_text_printf(s->out, "\n");
     }
     r->current = layout;
     int registers = rows_registers(&r->layouts[layout]);

@@ -115,7 +115,9 @@ static bool is_prologue(planner *p, int step, syl_cuda_fused *fused) {
     for (int k = 0; k < 2; k++)
         apart += syl_cuda_cost(fused->kernels[k], p->target, &fused->variants[k], fused->max_rows);
     syl_cuda_variant variants[most_variants], own = fused->variants[1], chosen = own;
-    double measured = p->measured && syl_cuda_fused_fits(fused, p->target) ? syl_cuda_fused_cost(fused, p->target) : INFINITY;
+    double measured = p->measured && syl_cuda_fused_fits(fused, p->target)
+                          ? syl_cuda_fused_cost(fused, p->target)
+                          : INFINITY;
     int n = syl_cuda_variants(fused->kernels[1], p->target, fused->max_rows, variants, most_variants);
     for (int i = 0; i < n; i++) {
         fused->variants[1] = variants[i];

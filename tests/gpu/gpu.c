@@ -222,7 +222,8 @@ void gpu_launch(gpu *g, gpu_kernel *k, const cu_address *buffers, cu_address wor
     if (k->launch.cluster > 1 || k->launch.cluster_z > 1) {
         attributes[config.n_attributes].id = CU_LAUNCH_CLUSTER;
         attributes[config.n_attributes].value.cluster.x = 1;
-        attributes[config.n_attributes].value.cluster.y = k->launch.cluster > 1 ? (unsigned)k->launch.cluster : 1;
+        attributes[config.n_attributes].value.cluster.y =
+            k->launch.cluster > 1 ? (unsigned)k->launch.cluster : 1;
         attributes[config.n_attributes++].value.cluster.z =
             k->launch.cluster_z > 1 ? (unsigned)k->launch.cluster_z : 1;
     }

@@ -58,7 +58,7 @@ static void print_source(const syl_cuda_job *job, const syl_cuda_target *target,
     syl_text_printf(out, "#include \"emulation.hpp\"\n");
     assert_int_equal(syl_cuda_source(job->kernel, target, &job->variant, diag, out, launch), SYL_OK);
     syl_text_printf(out, "\nEMULATED_KERNEL(emulated, %s, %d)\n", launch->entry,
-                        launch->cluster_z > 1 ? launch->cluster_z : 1);
+                    launch->cluster_z > 1 ? launch->cluster_z : 1);
     syl_cuda_variant_print(&job->variant, &variant);
     if (!broken || strcmp(broken, variant.p) != 0) return;
     const char *text = syl_arena_strdup(out->arena, out->p), *sums = strstr(text, "gemm_simt.cuh ----");

@@ -196,6 +196,9 @@ __device__ inline int64_t tiled(int i, int b, int rows) {
     return ((int64_t)(b >> 7) * ((rows + 7) >> 3) + (i >> 3)) * 1024 + (i & 7) * 128 + (((b >> 4) ^ i) & 7) * 16 + (b & 15);
 }
 
+// And from there to `atoms` atoms further in the row.
+__device__ inline int64_t atoms_apart(int atoms, int rows) { return (int64_t)atoms * ((rows + 7) >> 3) * 1024; }
+
 // N neighbours in memory as words: 16, 8 or 4 bytes at a time, by an address aligned to as many.
 template <int BYTES>
 __device__ inline void load_words(const void *p, uint32_t *w) {

@@ -54,7 +54,7 @@ __device__ inline float sum_over(const float (&sums)[C], float *partial, int t, 
     #pragma unroll
     for (int d = (T < 32 ? T : 32) / 2; d > 0; d /= 2) x += __shfl_xor_sync(0xffffffffu, x, d);
     if constexpr (T > 32) {
-        if (t % 32 == 0) partial[t / 32] = x;
+        if ((t & 31) == 0) partial[t >> 5] = x;
         meet<T, OWN>(part);
         x = partial[0];
         #pragma unroll
@@ -69,7 +69,7 @@ __device__ inline float max_over(const float *sums, float *partial, int t, int p
     #pragma unroll
     for (int d = (T < 32 ? T : 32) / 2; d > 0; d /= 2) x = larger(x, __shfl_xor_sync(0xffffffffu, x, d));
     if constexpr (T > 32) {
-        if (t % 32 == 0) partial[t / 32] = x;
+        if ((t & 31) == 0) partial[t >> 5] = x;
         meet<T, OWN>(part);
         x = partial[0];
         #pragma unroll
