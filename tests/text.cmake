@@ -38,7 +38,7 @@ endforeach()
 # Broken passes must fail their tests. Not under sanitizers: it links the plain libraries by itself.
 if(NOT SYL_SANITIZE)
   add_test(NAME mutations/passes COMMAND python3 ${CMAKE_CURRENT_SOURCE_DIR}/mutations/run.py ${CMAKE_BINARY_DIR})
-  set_tests_properties(mutations/passes PROPERTIES TIMEOUT 300 ENVIRONMENT "${environment}")
+  set_tests_properties(mutations/passes PROPERTIES TIMEOUT 300 COST 200 ENVIRONMENT "${environment}") # the longest begins first
 endif()
 
 # The verbs that look at things, and compiles that are killed: 10 here, by hand more (docs/testing.md)
