@@ -16,6 +16,11 @@ typedef struct value {
     int cell;
 } value;
 
+typedef struct prologue {
+    syl_cuda_fused fused;
+    bool pays; /* to launch the two together */
+} prologue;
+
 typedef struct planner {
     const syl_plan *plan;
     const syl_cuda_target *target;
@@ -24,6 +29,7 @@ typedef struct planner {
     syl_cuda_schedule *schedule;
     syl_arena scratch;
     SYL_VEC(value) values;
+    SYL_VEC(prologue) prologues; /* that were thought about */
     bool measured; /* the variant picked last */
     int **of_arg;  /* [step][argument]: value, or -1 */
 } planner;
@@ -104,13 +110,29 @@ static bool all_for_next(const planner *p, int step) {
     return true;
 }
 
-enum { most_variants = 128 };
+enum { most_variants = 256 };
+
+/* What was found for two steps with these kernels and buffers; NULL: they come for the first time. Layers are alike. */
+static const prologue *prologue_like(const planner *p, const syl_cuda_fused *fused, int buffers) {
+    for (size_t i = 0; i < p->prologues.n; i++) {
+        const prologue *known = &p->prologues.p[i];
+        if (known->fused.kernels[0] == fused->kernels[0] && known->fused.kernels[1] == fused->kernels[1] &&
+            memcmp(known->fused.buffers, fused->buffers, (size_t)buffers * sizeof *fused->buffers) == 0)
+            return known;
+    }
+    return NULL;
+}
 
 /* With the quickest of the GEMM's variants that stream; with its own where that was measured and is not much slower here: it was measured alone, with all its
  * weights in memory. False where launching together does not pay. */
 static bool is_prologue(planner *p, int step, syl_cuda_fused *fused) {
     if (!all_for_next(p, step) || kernel_of(p, step)->kind != KIR_ROWS) return false;
     *fused = group(p, SYL_CUDA_PROLOGUE, step, 2);
+    const prologue *known = prologue_like(p, fused, total_buffers(p, step, 2));
+    if (known) {
+        *fused = known->fused;
+        return known->pays;
+    }
     double apart = 0, best = 0;
     for (int k = 0; k < 2; k++)
         apart += syl_cuda_cost(fused->kernels[k], p->target, &fused->variants[k], fused->max_rows);
@@ -128,6 +150,7 @@ static bool is_prologue(planner *p, int step, syl_cuda_fused *fused) {
         chosen = variants[i];
     }
     fused->variants[1] = measured <= best * 1.3 ? own : chosen;
+    SYL_PUSH(&p->scratch, &p->prologues, (prologue){*fused, best > 0 && best <= apart});
     return best > 0 && best <= apart;
 }
 
