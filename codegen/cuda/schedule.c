@@ -30,8 +30,8 @@ typedef struct planner {
     syl_arena scratch;
     SYL_VEC(value) values;
     SYL_VEC(prologue) prologues; /* that were thought about */
-    bool measured; /* the variant picked last */
-    int **of_arg;  /* [step][argument]: value, or -1 */
+    bool measured;               /* the variant picked last */
+    int **of_arg;                /* [step][argument]: value, or -1 */
 } planner;
 
 static const kir_kernel *kernel_of(const planner *p, int step) {
