@@ -37,24 +37,6 @@ static attention_tile tile_of(const kir_kernel *k, bool split) {
     return tile;
 }
 
-bool cu_fits_attention(const kir_kernel *kernel, const syl_cuda_target *target,
-                       const syl_cuda_variant *variant) {
-    (void)target;
-    if (kernel->kind != KIR_ATTENTION || kernel->attention.head_dim > most_dim) return false;
-    bool split = cu_param(variant, "split");
-    attention_tile tile = tile_of(kernel, split);
-    return !split ||
-           (int64_t)kernel->attention.kv_heads * tile.pieces * most_split_rows * 4 <= SYL_CUDA_COUNTERS;
-}
-
-double cu_cost_attention(const kir_kernel *kernel, const syl_cuda_target *target,
-                         const syl_cuda_variant *variant, int64_t rows) {
-    (void)kernel, (void)target;
-    /* few rows decode; many are a prompt, whose tokens share what is read */
-    if (cu_param(variant, "split") == 0) return 32e-6 + 1e-7 * (double)rows;
-    return rows > most_split_rows ? 1e3 : 1e-6 * (double)rows;
-}
-
 static int value_floats(const kir_cache *cache) {
     return cache->v.bits ? (int)(cache->dim / cache->v.group) * 128 : 1;
 }
@@ -63,6 +45,59 @@ static int value_floats(const kir_cache *cache) {
 static int64_t tile_bytes(const attention_tile *tile, int dim, int values) {
     int64_t floats = (int64_t)dim * tile->queries + 64 * (tile->queries + 4) + 5 * tile->queries + values;
     return syl_ceil_div(floats * 4, 16) * 16;
+}
+
+static int cluster_of(const syl_cuda_target *target) {
+    return target->arch >= 90 ? cluster : 1;
+}
+
+/* Groups of threads of a block, with a page each. */
+static int groups_of(const kir_kernel *kernel, const syl_cuda_target *target) {
+    bool two =
+        cluster_of(target) > 1 && kernel->attention.head_dim <= 64; /* 512 threads have 128 registers */
+    return two ? 2 : 1;
+}
+
+/* Where results lie in shared memory and in the workspace: offsets and bytes. */
+typedef struct split_places {
+    int64_t parts, group, near, shared, result, block; /* parts: in a group's */
+    int pages; /* of a token that its first cluster merges by itself */
+} split_places;
+
+static split_places places_of(const kir_kernel *kernel, const syl_cuda_target *target,
+                              const attention_tile *tile) {
+    int64_t dim = kernel->attention.head_dim, widest = dim > 64 ? dim : 64;
+    int64_t parts = 4 * tile->queries * widest, factors = (int64_t)pages_at_once * 4 * tile->queries;
+    split_places p = {.parts = tile_bytes(tile, (int)dim, value_floats(&kernel->cache)),
+                      .result = tile->queries * (dim + 2) * 4,
+                      .pages = 1};
+    p.group = p.parts + (parts > factors ? parts : factors) * 4;
+    p.near = groups_of(kernel, target) * p.group;
+    if (cluster_of(target) > 1) {
+        p.pages = most_near_pages;
+        while (p.pages > 1 && p.pages * p.result > near_bytes) p.pages /= 2;
+    }
+    p.shared = p.near + p.pages * p.result;
+    p.block = syl_ceil_div(p.result, 256) * 256;
+    return p;
+}
+
+bool cu_fits_attention(const kir_kernel *kernel, const syl_cuda_target *target,
+                       const syl_cuda_variant *variant) {
+    if (kernel->kind != KIR_ATTENTION || kernel->attention.head_dim > most_dim) return false;
+    bool split = cu_param(variant, "split");
+    attention_tile tile = tile_of(kernel, split);
+    return !split ||
+           ((int64_t)kernel->attention.kv_heads * tile.pieces * most_split_rows * 4 <= SYL_CUDA_COUNTERS &&
+            places_of(kernel, target, &tile).shared <= target->shared);
+}
+
+double cu_cost_attention(const kir_kernel *kernel, const syl_cuda_target *target,
+                         const syl_cuda_variant *variant, int64_t rows) {
+    (void)kernel, (void)target;
+    /* few rows decode; many are a prompt, whose tokens share what is read */
+    if (cu_param(variant, "split") == 0) return 32e-6 + 1e-7 * (double)rows;
+    return rows > most_split_rows ? 1e3 : 1e-6 * (double)rows;
 }
 
 static void print_types(cu_source *s, const attention_tile *tile) {
@@ -132,16 +167,6 @@ static void print_whole(cu_source *s, const attention_tile *tile) {
         tile->tokens, tile->tokens, a->seq, tile->tokens, tile->step);
 }
 
-static int cluster_of(const cu_source *s) {
-    return s->target->arch >= 90 ? cluster : 1;
-}
-
-/* Groups of threads of a block, with a page each. */
-static int groups_of(const cu_source *s) {
-    return cluster_of(s) > 1 && s->kernel->attention.head_dim <= 64 ? 2
-                                                                    : 1; /* 512 threads have 128 registers */
-}
-
 /* A block's page is found before the kernel in front has ended, and fetched towards it: positions, sequences and the page table are arguments of the run.
  * Those are reads that wait for each other. */
 static void print_pages(cu_source *s) {
@@ -150,41 +175,19 @@ static void print_pages(cu_source *s) {
                     "    const int row = blockIdx.x, z = %s; // this group's first page\n"
                     "    const int last = ((const int *)args.buffers[%d])[row], pages = last / 64 + 1;\n"
                     "    source.sequence = ((const int *)args.buffers[%d])[row];\n",
-                    cluster_of(s) > 1
+                    cluster_of(s->target) > 1
                         ? syl_arena_printf(s->arena, "blockIdx.z / %d * %d + group * %d + blockIdx.z %% %d",
-                                           cluster, cluster * groups_of(s), cluster, cluster)
+                                           cluster, cluster * groups_of(s->kernel, s->target), cluster,
+                                           cluster)
                         : "blockIdx.z",
                     a->pos, a->seq);
-}
-
-/* Where results lie in shared memory and in the workspace: offsets and bytes. */
-typedef struct split_places {
-    int64_t parts, group, near, shared, result, block; /* parts: in a group's */
-    int pages; /* of a token that its first cluster merges by itself */
-} split_places;
-
-static split_places places_of(const cu_source *s, const attention_tile *tile) {
-    int64_t dim = s->kernel->attention.head_dim, widest = dim > 64 ? dim : 64;
-    int64_t parts = 4 * tile->queries * widest, factors = (int64_t)pages_at_once * 4 * tile->queries;
-    split_places p = {.parts = tile_bytes(tile, (int)dim, value_floats(&s->kernel->cache)),
-                      .result = tile->queries * (dim + 2) * 4,
-                      .pages = 1};
-    p.group = p.parts + (parts > factors ? parts : factors) * 4;
-    p.near = groups_of(s) * p.group;
-    if (cluster_of(s) > 1) {
-        p.pages = most_near_pages;
-        while (p.pages > 1 && p.pages * p.result > near_bytes) p.pages /= 2;
-    }
-    p.shared = p.near + p.pages * p.result;
-    p.block = syl_ceil_div(p.result, 256) * 256;
-    return p;
 }
 
 static void print_split(cu_source *s, const attention_tile *tile) {
     const kir_attention *a = &s->kernel->attention;
     const kir_buffer *q = &s->kernel->buffers.p[a->q];
-    split_places p = places_of(s, tile);
-    int blocks = cluster_of(s), lanes = blocks * groups_of(s);
+    split_places p = places_of(s->kernel, s->target, tile);
+    int blocks = cluster_of(s->target), lanes = blocks * groups_of(s->kernel, s->target);
     syl_text_printf(
         s->out,
         "    // few pages: the first block gets all results into its shared memory. Else more rows than "
@@ -252,10 +255,10 @@ syl_status cu_emit_attention(cu_source *s) {
     const kir_attention *a = &s->kernel->attention;
     bool split = cu_param(s->variant, "split");
     attention_tile tile = tile_of(s->kernel, split);
-    int group = a->heads / a->kv_heads, groups = split ? groups_of(s) : 1;
-    split_places p = places_of(s, &tile);
+    int group = a->heads / a->kv_heads, groups = split ? groups_of(s->kernel, s->target) : 1;
+    split_places p = places_of(s->kernel, s->target, &tile);
     cu_template(s, "paged_attention.cuh");
-    if (split && cluster_of(s) > 1) cu_template(s, "hopper.cuh");
+    if (split && cluster_of(s->target) > 1) cu_template(s, "hopper.cuh");
     cu_print_args(s);
     print_types(s, &tile);
     print_result(s, &tile);
@@ -288,7 +291,7 @@ syl_status cu_emit_attention(cu_source *s) {
     if (split) {
         s->launch->shared = p.shared;
         s->launch->positions_per_block = SYL_KV_PAGE * groups;
-        s->launch->cluster_z = cluster_of(s);
+        s->launch->cluster_z = cluster_of(s->target);
         s->launch->counters = SYL_CUDA_COUNTERS;
         s->launch->workspace_block = p.block * groups;
     }

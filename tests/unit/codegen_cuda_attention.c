@@ -217,7 +217,42 @@ static void caches(void **state) {
     for (size_t i = 0; i < sizeof worlds / sizeof *worlds; i++) check(&worlds[i]);
 }
 
+/* Every architecture has a variant for wide heads of many queries, and none takes more shared memory than there is. */
+static void shared_memory(void **state) {
+    (void)state;
+    static const char *const targets[] = {"sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120a"};
+    syl_arena arena;
+    syl_arena_init(&arena);
+    syl_diag *diag = syl_diag_create(NULL, NULL);
+    for (size_t i = 0; i < sizeof targets / sizeof *targets; i++)
+        for (int dim = 64; dim <= 1024; dim *= 2)
+            for (int heads = 1; heads <= 16; heads *= 2) {
+                world w = {.heads = heads,
+                           .kv_heads = 1,
+                           .dim = dim,
+                           .io = KIR_F32,
+                           .cache = {1, dim, KIR_BF16, {0, 0}, {0, 0}}};
+                kir_kernel kernel = attention_kernel(&arena, &w, false);
+                syl_cuda_target target;
+                syl_cuda_variant variants[8];
+                assert_true(syl_cuda_target_named(targets[i], &target));
+                int n = syl_cuda_variants(&kernel, &target, 1, variants, 8);
+                assert_in_range(n, 1, 2);
+                for (int v = 0; v < n; v++) {
+                    syl_text source = {.arena = &arena};
+                    syl_cuda_launch launch;
+                    assert_int_equal(syl_cuda_source(&kernel, &target, &variants[v], diag, &source, &launch),
+                                     SYL_OK);
+                    if (launch.shared > target.shared)
+                        fail_msg("%d heads of %d on %s: %lld bytes", heads, dim, targets[i],
+                                 (long long)launch.shared);
+                }
+            }
+    syl_diag_destroy(diag);
+    syl_arena_free(&arena);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(caches)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(shared_memory), cmocka_unit_test(caches)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
