@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "runtime/cuda/runner.h"
 
 enum { NOT_RUN = 77 };
 
@@ -203,37 +204,14 @@ static cu_function load(gpu *g, struct gpu_code *c, const char *entry, int64_t s
 
 void gpu_launch(gpu *g, gpu_kernel *k, const cu_address *buffers, cu_address workspace, int64_t rows,
                 int64_t positions) {
-    struct { /* the argument of kernels (cuda.h) */
-        cu_address words[32];
-    } args;
-    size_t n = k->kernel->buffers.n;
-    memcpy(args.words, buffers, n * sizeof *buffers);
-    args.words[n] = workspace;
-    int counts[2] = {(int)rows, (int)positions};
-    memcpy(&args.words[n + 1], counts, sizeof counts);
-    syl_cuda_grid grid = syl_cuda_grid_of(&k->launch, rows, positions);
-    cu_launch_attribute attributes[2];
-    memset(attributes, 0, sizeof attributes);
-    cu_launch_config config = {.grid = {(unsigned)grid.x, (unsigned)grid.y, (unsigned)grid.z},
-                               .block = {(unsigned)k->launch.threads, 1, 1},
-                               .shared = (unsigned)k->launch.shared,
-                               .stream = g->stream,
-                               .attributes = attributes};
-    if (k->launch.cluster > 1 || k->launch.cluster_z > 1) {
-        attributes[config.n_attributes].id = CU_LAUNCH_CLUSTER;
-        attributes[config.n_attributes].value.cluster.x = 1;
-        attributes[config.n_attributes].value.cluster.y =
-            k->launch.cluster > 1 ? (unsigned)k->launch.cluster : 1;
-        attributes[config.n_attributes++].value.cluster.z =
-            k->launch.cluster_z > 1 ? (unsigned)k->launch.cluster_z : 1;
-    }
-    if (k->launch.dependent && !g->plain && g->capability >= 90) {
-        attributes[config.n_attributes].id = CU_LAUNCH_PROGRAMMATIC;
-        attributes[config.n_attributes++].value.programmatic = 1;
-    }
-    void *parameters[] = {&args};
+    syl_cuda_arguments arguments;
+    int n = (int)k->kernel->buffers.n;
+    memcpy(arguments.words, buffers, (size_t)n * sizeof *buffers);
     gpu_must(g,
-             g->driver.launch(&config, load(g, k->code, k->launch.entry, k->launch.shared), parameters, NULL),
+             syl_cuda_launch_kernel(&g->driver, g->stream,
+                                    load(g, k->code, k->launch.entry, k->launch.shared), &k->launch,
+                                    &arguments, n, workspace, &(syl_cuda_counts){rows, positions},
+                                    !g->plain && g->capability >= 90),
              k->kernel->name);
 }
 
