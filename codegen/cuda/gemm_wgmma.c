@@ -21,7 +21,9 @@ static plan plan_of(const kir_kernel *kernel, const syl_cuda_variant *variant) {
                             .at_once = tokens};
     p.stage = syl_ceil_div(tokens * 128 + p.groups * l.chunk, 1024) * 1024;
     if (cu_gemm_stage_bytes(&p.tile) > p.stages * p.stage) p.tile.at_once = tokens % 64 ? 8 : 64;
-    p.shared = p.stages * p.stage + cu_gemm_branch_bytes(kernel, tokens) + 16 * p.stages + 1024;
+    int64_t rows =
+        cu_gemm_has_branch(kernel) ? cu_gemm_branch_bytes(kernel, tokens) : 16 * tokens; /* ROW_BYTES */
+    p.shared = p.stages * p.stage + rows + 16 * p.stages + 1024;
     return p;
 }
 

@@ -144,6 +144,7 @@ template <class S> struct TileEnd {
     typename Epilogue::Col col;
     typename Epilogue::Row row[BATCH];
     typename Epilogue::Elem elem[BATCH];
+    const uint8_t *staged = nullptr; // values of the tile's rows in shared memory, ROW_BYTES each
 
     // Values of columns are weights: they may be read before the kernel in front has ended. `channel` is the tile's first.
     __device__ __forceinline__ void load_columns(const typename S::Args &args, int channel, int thread) {
@@ -151,13 +152,22 @@ template <class S> struct TileEnd {
         col = Epilogue::col(args, j < S::N ? j : S::N - WIDTH);
     }
 
+    // Values of the rows from i0 on, for whoever has time to wait for them. They are seen behind a barrier.
+    static constexpr int ROW_BYTES = 16;
+    static constexpr bool STAGES_ROWS = S::RANK == 0 && sizeof(typename Epilogue::Row) <= ROW_BYTES;
+    static __device__ __forceinline__ void stage_rows(const typename S::Args &args, int i0, uint8_t *to, int thread) {
+        for (int token = thread; token < S::TOKENS; token += S::THREADS)
+            *(typename Epilogue::Row *)(to + token * ROW_BYTES) = Epilogue::row(args, i0 + token < args.rows ? i0 + token : args.rows - 1);
+    }
+
     // For the tokens `first` + down, + DOWN ... of the tile that begins at i0.
     __device__ __forceinline__ void load_rows(const typename S::Args &args, int i0, int first = 0) {
 #pragma unroll
         for (int u = 0; u < BATCH; u++) {
-            int i = i0 + first + down + u * DOWN;
-            i = i < args.rows ? i : args.rows - 1;
-            row[u] = Epilogue::row(args, i);
+            int last = (args.rows - i0 < S::TOKENS ? args.rows - i0 : S::TOKENS) - 1, token = first + down + u * DOWN;
+            token = token < last ? token : last;
+            int i = i0 + token;
+            row[u] = staged ? *(const typename Epilogue::Row *)(staged + token * ROW_BYTES) : Epilogue::row(args, i);
             elem[u] = Epilogue::elem(args, i, j < S::N ? j : S::N - WIDTH, row[u]);
         }
     }

@@ -1,12 +1,16 @@
 // GEMM by wgmma (sm_90a): a thread of its own fetches chunks of weights and tokens by bulk copies into a ring of STAGES, GROUPS warpgroups take weights from
 // there into registers (operand A), 64 channels each, and multiply them by the tokens where they lie (operand B). CLUSTER blocks of neighbouring
 // channels share the tokens: each fetches a part for all. wgmma() is printed for the tile's size by gemm_wgmma.c.
+//
+// Chunk c lies in stage c % STAGES. It is full when its bytes have come: an mbarrier. It is empty again when all warps have read it: those of the block meet
+// the warp that fetches at a named barrier, those of other blocks, which were sent the same tokens, arrive at an mbarrier.
 #include "hopper.cuh"
 #include "gemm.cuh"
 
 template <class S, class W> struct Ring {
     static constexpr int TOKEN_BYTES = S::TOKENS * 128, WEIGHT_BYTES = S::GROUPS * W::CHUNK,
-                         STAGE = (TOKEN_BYTES + WEIGHT_BYTES + 1023) / 1024 * 1024;
+                         STAGE = (TOKEN_BYTES + WEIGHT_BYTES + 1023) / 1024 * 1024,
+                         EMPTY = 2, MEETING = 128 * S::GROUPS + 32; // the first stage's named barrier, and its threads
 };
 
 template <class S, class W> __device__ __forceinline__ void gemm_wgmma_fetch(const typename S::Args &args, uint32_t ring, uint32_t full, uint32_t empty) {
@@ -36,14 +40,22 @@ template <class S, class W> __device__ __forceinline__ void gemm_wgmma_fetch(con
             bulk_copy_to(to, x + (int64_t)c * atoms * 1024, part, full + 8 * s, (1 << S::CLUSTER) - 1);
     };
     constexpr int AHEAD = S::STAGES < S::CHUNKS ? S::STAGES : S::CHUNKS;
-    for (int c = 0; c < AHEAD; c++) fetch_weights(c); // no other kernel writes weights
+    const bool leads = threadIdx.x % 32 == 0;
+    if (leads)
+        for (int c = 0; c < AHEAD; c++) fetch_weights(c); // no other kernel writes weights
     wait_for_previous();
-    for (int c = 0; c < AHEAD; c++) fetch_tokens(c);
+    if (leads)
+        for (int c = 0; c < AHEAD; c++) fetch_tokens(c);
     for (int c = AHEAD; c < S::CHUNKS; c++) {
-        mbarrier_wait(empty + 8 * (c % S::STAGES), (c / S::STAGES - 1) & 1);
-        fetch_weights(c);
-        fetch_tokens(c);
+        __syncwarp(); // a warp comes to a barrier as a whole
+        barrier(R::EMPTY + c % S::STAGES, R::MEETING);
+        if (leads) {
+            if (S::CLUSTER > 1) mbarrier_wait(empty + 8 * (c % S::STAGES), (c / S::STAGES - 1) & 1);
+            fetch_weights(c);
+            fetch_tokens(c);
+        }
     }
+    __syncwarp();
 }
 
 template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &args) {
@@ -51,12 +63,12 @@ template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &a
     typedef Ring<S, W> R;
     uint8_t *shared = shared_memory + (1024 - shared_address(shared_memory) % 1024) % 1024; // the same in every block of a cluster
     uint8_t *t = shared + S::STAGES * R::STAGE;
-    uint32_t ring = shared_address(shared), full = ring + S::STAGES * R::STAGE + S::T_BYTES, empty = full + 8 * S::STAGES;
+    uint32_t ring = shared_address(shared), full = ring + S::STAGES * R::STAGE + (S::RANK > 0 ? S::T_BYTES : TileEnd<S>::ROW_BYTES * S::TOKENS), empty = full + 8 * S::STAGES;
     int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     if (thread == 0) {
         for (int s = 0; s < S::STAGES; s++) {
             mbarrier_init(full + 8 * s, 1);
-            mbarrier_init(empty + 8 * s, 4 * S::GROUPS * S::CLUSTER);
+            if (S::CLUSTER > 1) mbarrier_init(empty + 8 * s, 4 * S::GROUPS * (S::CLUSTER - 1));
         }
         mbarrier_init_fence();
     }
@@ -67,16 +79,18 @@ template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &a
     let_next_begin();
 
     if (warp >= 4 * S::GROUPS) {
-        if (S::GROUPS == 2) registers_down<24>();
-        if (thread == 128 * S::GROUPS) gemm_wgmma_fetch<S, W>(args, ring, full, empty);
+        if (S::GROUPS == 2) registers_down<40>(); // together as many as the block began with: 384 threads of 168
+        if (warp == 4 * S::GROUPS) gemm_wgmma_fetch<S, W>(args, ring, full, empty);
     } else {
-        if (S::GROUPS == 2) registers_up<240>();
+        if (S::GROUPS == 2) registers_up<232>();
         int group = warp / 4, block = warp % 4, i0 = blockIdx.x * S::TOKENS, channel = blockIdx.y * S::CHANNELS;
+        int rank = S::CLUSTER > 1 ? cluster_rank() : 0;
+        wait_for_previous(); // other kernels write values of rows, and what the epilogue reads
         if constexpr (S::RANK > 0) {
-            wait_for_previous();
             Branch<S>::stage(args, i0, t, thread, S::THREADS);
             barrier(1, S::THREADS);
         }
+        if constexpr (TileEnd<S>::STAGES_ROWS) TileEnd<S>::stage_rows(args, i0, t, thread);
         Acc acc[1][S::TOKENS / 2];
 #pragma unroll
         for (int r = 0; r < S::TOKENS / 2; r++) acc[0][r] = 0;
@@ -94,12 +108,9 @@ template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &a
             for (int m = 0; m < W::MMAS; m++) wgmma(acc[0], a[m], b + 2 * m);
             wgmma_commit();
             wgmma_wait<1>();
-            __syncwarp(); // one lane gives the stage back for all that have read of it
-            if (c > 0 && lane < S::CLUSTER) {
-                if (S::CLUSTER > 1)
-                    mbarrier_arrive_at(empty + 8 * ((c - 1) % S::STAGES), lane);
-                else
-                    mbarrier_arrive(empty + 8 * ((c - 1) % S::STAGES));
+            if (c > 0 && c - 1 + S::STAGES < S::CHUNKS) { // something else will come there
+                barrier_arrive(R::EMPTY + (c - 1) % S::STAGES, R::MEETING);
+                if (S::CLUSTER > 1 && lane < S::CLUSTER && lane != rank) mbarrier_arrive_at(empty + 8 * ((c - 1) % S::STAGES), lane);
             }
         };
         if constexpr (S::CHUNKS % 2) step(0, a[1]); // in front: behind the loop the assembler would wait for each wgmma
@@ -107,9 +118,11 @@ template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &a
             step(c, a[0]);
             step(c + 1, a[1]);
         }
+        TileEnd<S> end;
+        if constexpr (TileEnd<S>::STAGES_ROWS) end.staged = t;
+        end.load_columns(args, channel, thread); // while the last products are made
         wgmma_wait<0>();
-        wait_for_previous(); // the epilogue reads what other kernels wrote
-        finish_tile<S, W>(args, acc, shared, t, channel, group * 4 + block, true, i0, thread);
+        finish_tile<S, W>(args, end, acc, shared, t, channel, group * 4 + block, true, i0, thread, false);
     }
     if (S::CLUSTER > 1) cluster_barrier(); // no block leaves while another may write to its memory
 }
