@@ -46,10 +46,6 @@ __device__ inline void let_next_begin() {
 __device__ __forceinline__ void barrier(int number, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
-// As barrier(), without waiting for the others.
-__device__ __forceinline__ void barrier_arrive(int number, int threads) {
-    asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
-}
 #endif
 
 // ---- number formats: to nearest, ties to even ----

@@ -2,15 +2,14 @@
 // there into registers (operand A), 64 channels each, and multiply them by the tokens where they lie (operand B). CLUSTER blocks of neighbouring
 // channels share the tokens: each fetches a part for all. wgmma() is printed for the tile's size by gemm_wgmma.c.
 //
-// Chunk c lies in stage c % STAGES. It is full when its bytes have come: an mbarrier. It is empty again when all warps have read it: those of the block meet
-// the warp that fetches at a named barrier, those of other blocks, which were sent the same tokens, arrive at an mbarrier.
+// Chunk c lies in stage c % STAGES, which has two mbarriers. It is full when the bytes have come; it is empty again when all have read them: every thread of
+// the block arrives (racecheck of compute-sanitizer knows of no lane that arrives for others), and one of each warp of other blocks, which got the same tokens.
 #include "hopper.cuh"
 #include "gemm.cuh"
 
 template <class S, class W> struct Ring {
     static constexpr int TOKEN_BYTES = S::TOKENS * 128, WEIGHT_BYTES = S::GROUPS * W::CHUNK,
-                         STAGE = (TOKEN_BYTES + WEIGHT_BYTES + 1023) / 1024 * 1024,
-                         EMPTY = 2, MEETING = 128 * S::GROUPS + 32; // the first stage's named barrier, and its threads
+                         STAGE = (TOKEN_BYTES + WEIGHT_BYTES + 1023) / 1024 * 1024;
 };
 
 template <class S, class W> __device__ __forceinline__ void gemm_wgmma_fetch(const typename S::Args &args, uint32_t ring, uint32_t full, uint32_t empty) {
@@ -40,22 +39,14 @@ template <class S, class W> __device__ __forceinline__ void gemm_wgmma_fetch(con
             bulk_copy_to(to, x + (int64_t)c * atoms * 1024, part, full + 8 * s, (1 << S::CLUSTER) - 1);
     };
     constexpr int AHEAD = S::STAGES < S::CHUNKS ? S::STAGES : S::CHUNKS;
-    const bool leads = threadIdx.x % 32 == 0;
-    if (leads)
-        for (int c = 0; c < AHEAD; c++) fetch_weights(c); // no other kernel writes weights
+    for (int c = 0; c < AHEAD; c++) fetch_weights(c); // no other kernel writes weights
     wait_for_previous();
-    if (leads)
-        for (int c = 0; c < AHEAD; c++) fetch_tokens(c);
+    for (int c = 0; c < AHEAD; c++) fetch_tokens(c);
     for (int c = AHEAD; c < S::CHUNKS; c++) {
-        __syncwarp(); // a warp comes to a barrier as a whole
-        barrier(R::EMPTY + c % S::STAGES, R::MEETING);
-        if (leads) {
-            if (S::CLUSTER > 1) mbarrier_wait(empty + 8 * (c % S::STAGES), (c / S::STAGES - 1) & 1);
-            fetch_weights(c);
-            fetch_tokens(c);
-        }
+        mbarrier_wait(empty + 8 * (c % S::STAGES), (c / S::STAGES - 1) & 1);
+        fetch_weights(c);
+        fetch_tokens(c);
     }
-    __syncwarp();
 }
 
 template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &args) {
@@ -68,7 +59,7 @@ template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &a
     if (thread == 0) {
         for (int s = 0; s < S::STAGES; s++) {
             mbarrier_init(full + 8 * s, 1);
-            if (S::CLUSTER > 1) mbarrier_init(empty + 8 * s, 4 * S::GROUPS * (S::CLUSTER - 1));
+            mbarrier_init(empty + 8 * s, 4 * S::GROUPS * (32 + S::CLUSTER - 1));
         }
         mbarrier_init_fence();
     }
@@ -80,7 +71,7 @@ template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &a
 
     if (warp >= 4 * S::GROUPS) {
         if (S::GROUPS == 2) registers_down<40>(); // together as many as the block began with: 384 threads of 168
-        if (warp == 4 * S::GROUPS) gemm_wgmma_fetch<S, W>(args, ring, full, empty);
+        if (thread == 128 * S::GROUPS) gemm_wgmma_fetch<S, W>(args, ring, full, empty);
     } else {
         if (S::GROUPS == 2) registers_up<232>();
         int group = warp / 4, block = warp % 4, i0 = blockIdx.x * S::TOKENS, channel = blockIdx.y * S::CHANNELS;
@@ -109,7 +100,7 @@ template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &a
             wgmma_commit();
             wgmma_wait<1>();
             if (c > 0 && c - 1 + S::STAGES < S::CHUNKS) { // something else will come there
-                barrier_arrive(R::EMPTY + (c - 1) % S::STAGES, R::MEETING);
+                mbarrier_arrive(empty + 8 * ((c - 1) % S::STAGES));
                 if (S::CLUSTER > 1 && lane < S::CLUSTER && lane != rank) mbarrier_arrive_at(empty + 8 * ((c - 1) % S::STAGES), lane);
             }
         };
