@@ -98,7 +98,7 @@ static syl_status print_few(cu_source *s) {
     syl_text_printf(
         s->out,
         "    epilogue<ROWS, 1>(args, first, column, acc, low);\n}\n"
-        "\nextern \"C\" __global__ void __launch_bounds__(%d, 2) %s(const __grid_constant__ Args args) {\n"
+        "\nextern \"C\" __global__ void __launch_bounds__(%d, 3) %s(const __grid_constant__ Args args) {\n"
         "    const int first = blockIdx.x * 16, column = blockIdx.y * %d + threadIdx.x, left = args.rows - "
         "first;\n"
         "    typedef Gemm<%s, %s, %s, %lld, %d> G;\n"
@@ -106,7 +106,7 @@ static syl_status print_few(cu_source *s) {
         "    const uint4 *w = (const uint4 *)args.buffers[%d] + panel * G::panel + column %% 32;\n"
         "    const float *scales = (const float *)((const char *)args.buffers[%d] + %lld) + panel * "
         "G::groups * 32 + column %% 32;\n"
-        "    uint4 ring[few_ahead];\n"
+        "    uint4 ring[few_ring];\n"
         "    let_next_begin();\n    first_units<G>(w, ring);\n    wait_for_previous();\n"
         "    if (left == 1) FEW(1)\n    else if (left <= 4) FEW(4)\n    else FEW(16)\n",
         threads, s->launch->entry, threads, cu_elem_type(a->elem), cu_elem_type(w->elem),

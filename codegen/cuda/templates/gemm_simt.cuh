@@ -4,10 +4,15 @@
 // float [panel][group][32]. A is the type of activations, W of weights; S of sums: int, or float.
 #include "base.cuh"
 
+// Units in flight: two halves of a ring. A half's loads are issued together, behind the use of what was there: one of the few scoreboards of a warp
+// serves them all, and waiting for the other half does not wait for them.
+constexpr int few_ahead = 4, few_ring = 2 * few_ahead;
+
 template <typename A, typename W, typename S, int K, int GROUP>
 struct Gemm {
     static constexpr int U = 16 / sizeof(W), units = (K + U - 1) / U, groups = GROUP ? K / GROUP : 1;
     static constexpr int64_t panel = (int64_t)units * 32;
+    static constexpr bool whole = units % few_ahead == 0;
 };
 
 template <typename S>
@@ -93,12 +98,15 @@ __device__ inline void add_unit(uint4 w, const int *x, int *sum) {
     }
 }
 
-constexpr int few_ahead = 8; // units in flight
-
+template <typename G>
+__device__ inline void load_units(const uint4 *w, int first, uint4 *half) {
+    #pragma unroll
+    for (int i = 0; i < few_ahead; i++) half[i] = G::whole || first + i < G::units ? w[(first + i) * 32] : make_uint4(0, 0, 0, 0);
+}
 template <typename G>
 __device__ inline void first_units(const uint4 *w, uint4 *ring) {
-    #pragma unroll
-    for (int i = 0; i < few_ahead; i++) ring[i] = i < G::units ? w[i * 32] : make_uint4(0, 0, 0, 0);
+    load_units<G>(w, 0, ring);
+    if (few_ahead < G::units) load_units<G>(w, few_ahead, ring + few_ahead);
 }
 
 // w: the lane's first unit; scales: the lane's first group, 32 apart. T: the result's type, float where groups are scaled. aligned: rows of a begin at
@@ -118,24 +126,27 @@ __device__ inline void few_rows(const A *a, int64_t stride, int first, int rows,
         else
             stage_rows<ROWS, A, W, K>(a, stride, first, rows, u0 * G::U, aligned, (float *)x);
         __syncthreads();
-        for (int c = 0; c < in_stage && u0 + c < G::units; c += few_ahead) {
+        for (int c = 0; c < in_stage && u0 + c < G::units; c += few_ring) {
             #pragma unroll
-            for (int i = 0; i < few_ahead; i++) {
-                const int u = u0 + c + i;
-                if (u >= G::units) break;
-                const uint4 now = ring[i];
-                if (u + few_ahead < G::units) ring[i] = w[(u + few_ahead) * 32];
-                add_unit<ROWS, W>(now, x + (c + i) * G::U / words, sum);
-                if constexpr (GROUP > 0) {
-                    if ((u + 1) * G::U % GROUP == 0) {
-                        const float scale = scales[((u + 1) * G::U / GROUP - 1) * 32];
-                        #pragma unroll
-                        for (int r = 0; r < ROWS; r++) {
-                            total[r][0] += (float)sum[r] * scale;
-                            sum[r] = 0;
+            for (int half = 0; half < few_ring; half += few_ahead) {
+                if (u0 + c + half >= G::units) break;
+                #pragma unroll
+                for (int i = half; i < half + few_ahead; i++) {
+                    const int u = u0 + c + i;
+                    if (!G::whole && u >= G::units) break;
+                    add_unit<ROWS, W>(ring[i], x + (c + i) * G::U / words, sum);
+                    if constexpr (GROUP > 0) {
+                        if ((u + 1) * G::U % GROUP == 0) {
+                            const float scale = scales[((u + 1) * G::U / GROUP - 1) * 32];
+                            #pragma unroll
+                            for (int r = 0; r < ROWS; r++) {
+                                total[r][0] += (float)sum[r] * scale;
+                                sum[r] = 0;
+                            }
                         }
                     }
                 }
+                if (u0 + c + half + few_ring < G::units) load_units<G>(w, u0 + c + half + few_ring, ring + half);
             }
         }
     }
