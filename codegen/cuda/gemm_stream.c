@@ -72,16 +72,20 @@ static double rate_of_block(const kir_kernel *kernel, const plan *p) {
     return p->tile.tokens == 16 ? rate * 0.95 : rate;
 }
 
+/* Blocks on a multiprocessor. */
+static int64_t resident_of(const syl_cuda_target *target, const plan *p) {
+    int64_t by_shared = target->shared / (p->shared + 1024), by_registers = 16 / p->warps;
+    int64_t resident = by_shared < by_registers ? by_shared : by_registers;
+    return resident < 1 ? 1 : resident;
+}
+
 /* Time to read the weights once for each block of rows: by memory as a whole, and by the multiprocessor with the most blocks. */
 static double cost_of(const kir_kernel *kernel, const syl_cuda_target *target, const plan *p, int64_t rows) {
     cu_rates rates = cu_rates_of(target);
     int64_t x = syl_ceil_div(rows, p->tile.tokens), blocks = p->units * p->split * x;
     if (p->split > 1 && x > MAX_BLOCKS_X) return 1;
     double bytes = cu_gemm_weight_bytes(kernel) * (double)x, block = bytes / (double)blocks;
-    int64_t resident = target->shared / (p->shared + 1024), by_registers = 16 / p->warps;
-    if (resident > by_registers) resident = by_registers;
-    if (resident < 1) resident = 1;
-    int64_t together = syl_ceil_div(blocks, target->sms);
+    int64_t resident = resident_of(target, p), together = syl_ceil_div(blocks, target->sms);
     if (together > resident) together = resident;
     double share = rates.bytes / target->sms * 0.95, rate = rate_of_block(kernel, p) * (double)together;
     if (rate > share) rate = share;
@@ -128,23 +132,23 @@ cu_stream_part cu_stream_part_of(const kir_kernel *kernel, const syl_cuda_target
                             .tokens = cu_gemm_branch_bytes(kernel, p.tile.tokens)};
 }
 
-/* Blocks of launches that begin early wait with their first weights in registers. What is left is the rest of the weights, and a chain of latencies
+/* Blocks of launches that begin early, as many as there is room for, wait with their first weights in registers: what memory gives until then. What is left is the rest of the weights, and a chain of latencies
  * (measured on an H100): the wait, the prologue, chunks of k, sums of phases, of blocks, and the epilogue. */
 double cu_stream_part_cost(const kir_kernel *kernel, const syl_cuda_target *target,
                            const syl_cuda_variant *variant, int registers, double before, int64_t more) {
     plan p = part_of(kernel, variant, registers);
     cu_rates rates = cu_rates_of(target);
     p.shared += more;
-    int64_t blocks = p.units * p.split, phases = p.warps / 4, resident = target->shared / (p.shared + 1024);
-    if (resident < 1 || p.warps == 16) resident = 1;
+    int64_t blocks = p.units * p.split, phases = p.warps / 4, slots = target->sms * resident_of(target, &p),
+            early = blocks < slots ? blocks : slots;
     double bytes = cu_gemm_weight_bytes(kernel), block = bytes / (double)blocks,
-           chunk = block / (double)p.chunks;
-    double ahead = (double)(phases * p.depth) * chunk,
-           waves = (double)syl_ceil_div(blocks, target->sms * resident);
+           chunk = block / (double)p.chunks, waves = (double)syl_ceil_div(blocks, slots);
+    double ahead = (double)(phases * p.depth) * chunk, most = (before + 2e-6) * rates.bytes / (double)early;
     if (ahead > block) ahead = block;
+    if (ahead > most) ahead = most;
     if (target->arch < 90) ahead = 0;
-    double left = waves * (block - ahead) / rate_of_block(kernel, &p),
-           memory = (bytes - (double)blocks * ahead) / rates.bytes;
+    double left = (waves * block - ahead) / rate_of_block(kernel, &p),
+           memory = (bytes - (double)early * ahead) / rates.bytes;
     return 0.7e-6 + waves * before + (memory > left ? memory : left) +
            (double)syl_ceil_div(p.chunks, phases) * 0.04e-6 + (phases > 1 ? 0.13e-6 : 0) +
            (p.split > 1 ? 1.9e-6 : 0) + 0.4e-6;
