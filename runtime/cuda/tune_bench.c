@@ -1,8 +1,7 @@
 /* Kernels one by one on the device (tune_bench.h).
  *
  * Launches of a timing are one graph, so that the device goes from one to the next as it does in a run; each takes the next set of buffers.
- * Times of one race are taken in turns, so that a clock that changes in the meantime changes all of them. Kernels of a few microseconds take
- * up to a tenth longer where their code happens to lie badly: in a race they are loaded at several places, and the mean counts. */
+ * Times of one race are taken in turns, so that a clock that changes in the meantime changes all of them. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,26 +14,19 @@ enum {
     STAGING = 16 << 20,
     POISON = 0xa5,
     TRY_ROUNDS = 3,
-    RACE_ROUNDS = 11, /* of a kernel at one place */
-    PLACES = 7,
-    PLACE_ROUNDS = 3, /* at each of several */
+    RACE_ROUNDS = 11,
     MOST_LOADED = 256,
 };
-static const double SHORT_S = 10e-6;      /* kernels that take less race at several places */
 static const double MOST_TIMING_S = 0.02; /* of one replay, about */
 static const double WARM_S = 0.03;        /* of work in front of times, for the clocks to be up */
-
-typedef struct place {
-    cu_module module;
-    cu_function function;
-    cu_graph_exec graph;
-} place;
 
 typedef struct racer {
     syl_cuda_variant variant;
     syl_cuda_launch launch;
-    place places[PLACES]; /* the first when it enters, the others for a race */
-    bool right;           /* has the reference's bits */
+    cu_module module;
+    cu_function function;
+    cu_graph_exec graph;
+    bool right; /* has the reference's bits */
 } racer;
 
 struct tune_bench {
@@ -172,14 +164,9 @@ syl_status tune_bench_open(const char *path, const char *device, const char *cac
     return SYL_OK;
 }
 
-static void drop_place(tune_bench *b, place *p) {
-    if (p->graph) b->device->driver.graph_exec_destroy(p->graph);
-    if (p->module) b->device->driver.module_unload(p->module);
-    *p = (place){0};
-}
-
 static void drop_racer(tune_bench *b, racer *r) {
-    for (int i = 0; i < PLACES; i++) drop_place(b, &r->places[i]);
+    if (r->graph) b->device->driver.graph_exec_destroy(r->graph);
+    if (r->module) b->device->driver.module_unload(r->module);
     *r = (racer){0};
 }
 
@@ -297,7 +284,7 @@ static bool same(const syl_cuda_variant *a, const syl_cuda_variant *b) {
     return a->family == b->family && memcmp(a->values, b->values, sizeof a->values) == 0;
 }
 
-static syl_status load_code(tune_bench *b, racer *r, place *p, syl_diag *diag) {
+static syl_status load_code(tune_bench *b, racer *r, syl_diag *diag) {
     const syl_cuda_driver *driver = &b->device->driver;
     const syl_cuda_job job = {.kernel = b->in.kernel, .variant = r->variant};
     const syl_cuda_compile_options options = {.cache_dir = b->cache_dir, .threads = 1};
@@ -305,13 +292,13 @@ static syl_status load_code(tune_bench *b, racer *r, place *p, syl_diag *diag) {
     SYL_TRY(syl_cuda_compile(&job, 1, &b->target, &options, diag, &binaries));
     r->launch = binaries->codes[0].launch;
     syl_status status =
-        check(b, driver->module_load(&p->module, binaries->codes[0].code), "loading a kernel", diag);
+        check(b, driver->module_load(&r->module, binaries->codes[0].code), "loading a kernel", diag);
     syl_cuda_binaries_destroy(binaries);
     SYL_TRY(status);
-    SYL_TRY(check(b, driver->module_function(&p->function, p->module, r->launch.entry),
+    SYL_TRY(check(b, driver->module_function(&r->function, r->module, r->launch.entry),
                   "finding a kernel in its module", diag));
     if (r->launch.shared > 0)
-        SYL_TRY(check(b, driver->function_set(p->function, CU_FUNCTION_DYNAMIC_SHARED, (int)r->launch.shared),
+        SYL_TRY(check(b, driver->function_set(r->function, CU_FUNCTION_DYNAMIC_SHARED, (int)r->launch.shared),
                       "giving a kernel its shared memory", diag));
     return SYL_OK;
 }
@@ -322,9 +309,8 @@ static syl_status make_workspace(tune_bench *b, const racer *r, syl_diag *diag) 
     if (need > 0 && (size_t)need > b->workspace.size) {
         /* graphs that were captured know the old place */
         for (int i = 0; i < b->n_racers; i++) {
-            place *p = &b->racers[i].places[0];
-            if (p->graph) b->device->driver.graph_exec_destroy(p->graph);
-            p->graph = NULL;
+            if (b->racers[i].graph) b->device->driver.graph_exec_destroy(b->racers[i].graph);
+            b->racers[i].graph = NULL;
         }
         syl_cuda_free(b->device, &b->workspace);
         SYL_TRY(syl_cuda_alloc(b->device, SYL_CUDA_WORKSPACE, (size_t)need + 256, diag, &b->workspace));
@@ -334,7 +320,7 @@ static syl_status make_workspace(tune_bench *b, const racer *r, syl_diag *diag) 
                  "clearing the workspace", diag);
 }
 
-static syl_status launch(tune_bench *b, const racer *r, int at, int set, bool early, syl_diag *diag) {
+static syl_status launch(tune_bench *b, const racer *r, int set, bool early, syl_diag *diag) {
     syl_cuda_arguments p = {0};
     const syl_cuda_counts counts = {b->in.rows, b->in.positions};
     for (int i = 0; i < b->in.n; i++) {
@@ -343,8 +329,8 @@ static syl_status launch(tune_bench *b, const racer *r, int at, int set, bool ea
     }
     if (b->in.cache >= 0) p.words[b->in.cache] = b->views.at + (cu_address)set * sizeof(syl_cuda_kv_view);
     return check(b,
-                 syl_cuda_launch_kernel(&b->device->driver, b->stream, r->places[at].function, &r->launch, &p,
-                                        b->in.n, b->workspace.at, &counts, early),
+                 syl_cuda_launch_kernel(&b->device->driver, b->stream, r->function, &r->launch, &p, b->in.n,
+                                        b->workspace.at, &counts, early),
                  "launching a kernel", diag);
 }
 
@@ -361,7 +347,7 @@ static syl_status run_once(tune_bench *b, const racer *r, syl_diag *diag) {
                           "clearing results", diag));
     }
     SYL_TRY(make_workspace(b, r, diag));
-    SYL_TRY(launch(b, r, 0, 0, false, diag));
+    SYL_TRY(launch(b, r, 0, false, diag));
     return check(b, b->device->driver.stream_wait(b->stream), "running a kernel", diag);
 }
 
@@ -390,28 +376,27 @@ static syl_status compare(tune_bench *b, tune_verdict *out, syl_diag *diag) {
 
 /* ---- times ---- */
 
-static syl_status capture(tune_bench *b, racer *r, int at, syl_diag *diag) {
+static syl_status capture(tune_bench *b, racer *r, syl_diag *diag) {
     const syl_cuda_driver *driver = &b->device->driver;
     cu_graph graph = NULL;
     SYL_TRY(check(b, driver->stream_capture(b->stream, CU_CAPTURE_THREAD_LOCAL), "capturing launches", diag));
     syl_status status = SYL_OK;
     for (int i = 0; i < b->calls && status == SYL_OK; i++)
-        status = launch(b, r, at, i % b->sets, i > 0 && b->target.arch >= 90, diag);
+        status = launch(b, r, i % b->sets, i > 0 && b->target.arch >= 90, diag);
     syl_status ended = check(b, driver->stream_captured(b->stream, &graph), "capturing launches", diag);
     if (status == SYL_OK) status = ended;
     if (status == SYL_OK)
-        status =
-            check(b, driver->graph_instantiate(&r->places[at].graph, graph, 0), "capturing launches", diag);
+        status = check(b, driver->graph_instantiate(&r->graph, graph, 0), "capturing launches", diag);
     if (graph) driver->graph_destroy(graph);
     return status;
 }
 
 /* Seconds of one launch, of one replay. */
-static syl_status replay(tune_bench *b, const racer *r, int at, syl_diag *diag, double *out) {
+static syl_status replay(tune_bench *b, const racer *r, syl_diag *diag, double *out) {
     const syl_cuda_driver *driver = &b->device->driver;
     float milliseconds = 0;
     SYL_TRY(check(b, driver->event_record(b->events[0], b->stream), "timing a kernel", diag));
-    SYL_TRY(check(b, driver->graph_launch(r->places[at].graph, b->stream), "timing a kernel", diag));
+    SYL_TRY(check(b, driver->graph_launch(r->graph, b->stream), "timing a kernel", diag));
     SYL_TRY(check(b, driver->event_record(b->events[1], b->stream), "timing a kernel", diag));
     SYL_TRY(check(b, driver->event_wait(b->events[1]), "timing a kernel", diag));
     SYL_TRY(
@@ -422,7 +407,7 @@ static syl_status replay(tune_bench *b, const racer *r, int at, syl_diag *diag, 
 
 static syl_status warm_up(tune_bench *b, const racer *r, syl_diag *diag) {
     double ignored, until = tune_now() + WARM_S;
-    do SYL_TRY(replay(b, r, 0, diag, &ignored));
+    do SYL_TRY(replay(b, r, diag, &ignored));
     while (tune_now() < until);
     return SYL_OK;
 }
@@ -439,9 +424,9 @@ static double median(double *values, int n) {
 
 static syl_status first_time(tune_bench *b, racer *r, syl_diag *diag, double *out) {
     double times[TRY_ROUNDS];
-    if (!r->places[0].graph) SYL_TRY(capture(b, r, 0, diag));
-    SYL_TRY(replay(b, r, 0, diag, &times[0]));
-    for (int i = 0; i < TRY_ROUNDS; i++) SYL_TRY(replay(b, r, 0, diag, &times[i]));
+    if (!r->graph) SYL_TRY(capture(b, r, diag));
+    SYL_TRY(replay(b, r, diag, &times[0]));
+    for (int i = 0; i < TRY_ROUNDS; i++) SYL_TRY(replay(b, r, diag, &times[i]));
     *out = median(times, TRY_ROUNDS);
     return SYL_OK;
 }
@@ -451,7 +436,7 @@ static syl_status choose_calls(tune_bench *b, const racer *r, syl_diag *diag) {
     const syl_cuda_driver *driver = &b->device->driver;
     float milliseconds = 0;
     SYL_TRY(check(b, driver->event_record(b->events[0], b->stream), "timing a kernel", diag));
-    for (int i = 0; i < LEAST_CALLS; i++) SYL_TRY(launch(b, r, 0, i % b->sets, i > 0, diag));
+    for (int i = 0; i < LEAST_CALLS; i++) SYL_TRY(launch(b, r, i % b->sets, i > 0, diag));
     SYL_TRY(check(b, driver->event_record(b->events[1], b->stream), "timing a kernel", diag));
     SYL_TRY(check(b, driver->event_wait(b->events[1]), "timing a kernel", diag));
     SYL_TRY(
@@ -482,7 +467,7 @@ static syl_status enter_racer(tune_bench *b, const syl_cuda_variant *variant, sy
     bool first = b->n_racers == 0;
     r = *out = &b->racers[b->n_racers++];
     r->variant = *variant;
-    syl_status status = load_code(b, r, &r->places[0], diag);
+    syl_status status = load_code(b, r, diag);
     if (status == SYL_OK) status = run_once(b, r, diag);
     if (status == SYL_OK) status = first ? keep_reference(b, diag) : compare(b, verdict, diag);
     r->right = status == SYL_OK && verdict->state == SYL_TUNING_GOOD;
@@ -501,7 +486,7 @@ static syl_status begin_unit(tune_bench *b, size_t kernel, int64_t rows, const s
     SYL_TRY(make_memory(b, diag));
     SYL_TRY(enter_racer(b, reference, diag, out, &r));
     SYL_TRY(choose_calls(b, r, diag));
-    SYL_TRY(capture(b, r, 0, diag));
+    SYL_TRY(capture(b, r, diag));
     SYL_TRY(warm_up(b, r, diag));
     b->open = true;
     return SYL_OK;
@@ -534,58 +519,25 @@ syl_status tune_bench_try(tune_bench *b, const syl_cuda_variant *variant, syl_di
     return status;
 }
 
-/* Loads the code again, beside what is there. */
-static syl_status add_places(tune_bench *b, racer *r, int places, syl_diag *diag) {
-    for (int at = 1; at < places; at++) {
-        SYL_TRY(load_code(b, r, &r->places[at], diag));
-        SYL_TRY(capture(b, r, at, diag));
-    }
-    return SYL_OK;
-}
-
 /* Variants of another process's tries are loaded first. */
-static syl_status enter_race(tune_bench *b, const syl_cuda_variant *variants, racer **racers, int n,
-                             syl_diag *diag, tune_verdict *out, int *places) {
-    for (int i = 0; i < n; i++) {
-        SYL_TRY(enter_racer(b, &variants[i], diag, out, &racers[i]));
-        if (!racers[i]) return SYL_OK; /* wrong, which its try would have said */
-    }
-    double least = 1;
-    for (int i = 0; i < n; i++) {
-        double once;
-        if (!racers[i]->places[0].graph) SYL_TRY(capture(b, racers[i], 0, diag));
-        if (i == 0) SYL_TRY(warm_up(b, racers[i], diag));
-        SYL_TRY(replay(b, racers[i], 0, diag, &once));
-        if (once < least) least = once;
-    }
-    *places = least < SHORT_S ? PLACES : 1;
-    for (int i = 0; i < n; i++) SYL_TRY(add_places(b, racers[i], *places, diag));
-    return SYL_OK;
-}
-
-/* Each racer's mean over its places of the medians there. */
-static syl_status run_race(tune_bench *b, racer **racers, int n, int places, syl_diag *diag,
-                           tune_verdict *out) {
-    int rounds = places > 1 ? PLACE_ROUNDS : RACE_ROUNDS;
-    double times[TUNE_RACERS][RACE_ROUNDS];
-    for (int at = 0; at < places; at++) {
-        for (int round = 0; round < rounds; round++)
-            for (int i = 0; i < n; i++) SYL_TRY(replay(b, racers[i], at, diag, &times[i][round]));
-        for (int i = 0; i < n; i++) out->seconds[i] += median(times[i], rounds) / places;
-    }
-    out->n = n;
-    return SYL_OK;
-}
-
 static syl_status race_inside(tune_bench *b, const syl_cuda_variant *variants, int n, syl_diag *diag,
                               tune_verdict *out) {
-    racer *racers[TUNE_RACERS] = {0};
-    int places = 0;
-    syl_status status = enter_race(b, variants, racers, n, diag, out, &places);
-    if (status == SYL_OK && places) status = run_race(b, racers, n, places, diag, out);
-    for (int i = 0; i < n; i++)
-        for (int at = 1; racers[i] && at < PLACES; at++) drop_place(b, &racers[i]->places[at]);
-    return status;
+    double times[TUNE_RACERS][RACE_ROUNDS];
+    racer *r = NULL;
+    for (int i = 0; i < n; i++) {
+        SYL_TRY(enter_racer(b, &variants[i], diag, out, &r));
+        if (!r) return SYL_OK; /* wrong, which its try would have said */
+    }
+    for (int i = 0; i < n; i++) {
+        r = find(b, &variants[i]);
+        if (!r->graph) SYL_TRY(capture(b, r, diag));
+        SYL_TRY(i ? replay(b, r, diag, &times[i][0]) : warm_up(b, r, diag));
+    }
+    for (int round = 0; round < RACE_ROUNDS; round++)
+        for (int i = 0; i < n; i++) SYL_TRY(replay(b, find(b, &variants[i]), diag, &times[i][round]));
+    for (int i = 0; i < n; i++) out->seconds[i] = median(times[i], RACE_ROUNDS);
+    out->n = n;
+    return SYL_OK;
 }
 
 syl_status tune_bench_race(tune_bench *b, const syl_cuda_variant *variants, int n, syl_diag *diag,

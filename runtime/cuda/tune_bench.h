@@ -29,7 +29,7 @@ SYL_NODISCARD syl_status tune_bench_unit(tune_bench *bench, size_t kernel, int64
 /* Compares a variant's result with the reference's, and gives a first time. */
 SYL_NODISCARD syl_status tune_bench_try(tune_bench *bench, const syl_cuda_variant *variant, syl_diag *diag,
                                         tune_verdict *out);
-/* Times of several, in turns: medians of rounds, for short kernels the mean of those at several places of the code. All must be right. */
+/* Times of several, in turns, each the median of its rounds. All must be right. */
 SYL_NODISCARD syl_status tune_bench_race(tune_bench *bench, const syl_cuda_variant *variants, int n,
                                          syl_diag *diag, tune_verdict *out);
 
