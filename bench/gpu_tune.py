@@ -4,13 +4,15 @@
     gpu_tune.py SYL WORK [--gguf FILE] [--budget 60s] [--rows 1,16,512] [--kernels RE] [--device cuda] [--json FILE]
 
 SmolLM2 with w8a8, from an empty cache: `syl tune` must be done within 60 s, and a second run must find nothing to do. Then all variants of three GEMMs
-(--kernels takes others) are measured, and what tuning chose must reach 95 % of the best, both timed in turns in one race. Speed before and behind is
-told too. Exit code 1: not so."""
+(--kernels takes others) are measured, and what tuning chose must reach 95 % of the best, both timed in turns in one race. That is done in three processes,
+and the median counts: kernels of 2 us take a tenth longer in one process than in the next, some variants, and always all through it. Speed before and
+behind is told too. Exit code 1: not so."""
 import argparse
 import json
 import os
 import pathlib
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -67,22 +69,35 @@ def gemms_of(first):
     return "^k(" + "|".join(map(str, numbers[:1] + numbers[2:4] if len(numbers) > GEMMS else numbers)) + ")$"
 
 
+def keep(source, target):
+    """The database of tuning, with what a killed process may have left beside it."""
+    for rest in target.glob("tuning.db*"):
+        rest.unlink()
+    target.mkdir(exist_ok=True)
+    for file in source.glob("tuning.db*"):
+        shutil.copy(file, target)
+
+
 def exhaust(args, first):
     kernels = args.kernels or gemms_of(first)
-    done = run(args, "tune", args.artifact, "--device", args.device, "--exhaustive", "--kernels", kernels, "--rows", args.rows, "--json", "-q", "--explain",
-               limit=args.limit)
+    kept = args.work / "tuning-kept"
+    keep(args.cache, kept)
     chosen = {(one["kernel"], one["rows"]): one.get("variant") for one in first["list"]}
-    results["exhaustive"] = {"kernels": kernels, "process_s": done["process_s"], "measured": done["measured"], "bad": done["bad"],
-                             "worst_share": done.get("worst_share"), "list": done["list"]}
-    print(f"     exhaustive: {kernels}, rows {args.rows}: {done['measured']} variants in {done['process_s']:.1f} s, {done['bad']} bad", flush=True)
-    shares = []
-    for one in done["list"]:
-        share = one.get("before_share", 0)
-        shares.append(share)
-        before = chosen.get((one["kernel"], one["rows"]))
+    races = results["exhaustive"] = []
+    for _ in range(args.races):
+        keep(kept, args.cache)  # a race chooses anew
+        done = run(args, "tune", args.artifact, "--device", args.device, "--exhaustive", "--kernels", kernels, "--rows", args.rows, "--json", "-q", "--explain",
+                   limit=args.limit)
+        races.append({"kernels": kernels, **{key: done.get(key) for key in ("process_s", "measured", "bad", "worst_share", "list")}})
+        print(f"     exhaustive: {kernels}, rows {args.rows}: {done['measured']} variants in {done['process_s']:.1f} s, {done['bad']} bad", flush=True)
+    enough = len(races[0]["list"]) >= GEMMS and not any(race["bad"] for race in races)
+    for unit in zip(*(race["list"] for race in races)):
+        one, all_shares = unit[0], [each.get("before_share", 0) for each in unit]
+        share = statistics.median(all_shares)
         check(share >= SHARE, f"k{one['kernel']} {one['name']}, {one['rows']} rows: {100 * share:.1f} % of the best of {one['variants']} "
-              f"({1e6 * one.get('seconds', 0):.2f} us, {one.get('variant')}; chosen was {before})")
-    check(len(shares) >= GEMMS and not done["bad"], "all were measured, and none is bad")
+              f"({', '.join(f'{100 * each:.1f}' for each in all_shares)}); chosen was {chosen.get((one['kernel'], one['rows']))}, the best are "
+              + ", ".join(f"{each.get('variant')} {1e6 * each.get('seconds', 0):.2f} us" for each in unit))
+    check(enough, "all were measured, and none is bad")
 
 
 def main():
@@ -94,6 +109,7 @@ def main():
     parser.add_argument("--rows", default="1,16,512")
     parser.add_argument("--kernels")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--races", type=int, default=3, help="processes that measure all variants")
     parser.add_argument("--limit", type=float, default=240, help="seconds for the exhaustive run")
     parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
@@ -109,7 +125,6 @@ def main():
         speed(args, "tuned")
         exhaust(args, first)
         speed(args, "exhaustive_tuned")
-        (args.cache / "tuning.db").rename(args.work / "tuning-kept.db")
         for rest in args.cache.glob("tuning.db*"):
             rest.unlink()
         speed(args, "untuned")
