@@ -124,13 +124,8 @@ static syl_status load_modules(syl_cuda_engine *cuda, const syl_cuda_binaries *b
         if (status == SYL_OK)
             status = syl_cuda_check(
                 device,
-                driver->module_function(&loaded->function, code->modules[owner[i]], loaded->launch.entry),
+                syl_cuda_find_kernel(driver, code->modules[owner[i]], &loaded->launch, &loaded->function),
                 "finding a kernel in its module", diag);
-        if (status == SYL_OK && loaded->launch.shared > 0)
-            status = syl_cuda_check(device,
-                                    driver->function_set(loaded->function, CU_FUNCTION_DYNAMIC_SHARED,
-                                                         (int)loaded->launch.shared),
-                                    "giving a kernel its shared memory", diag);
         if (status != SYL_OK) syl_note(diag, SYL_NOWHERE, "the kernel is %s", loaded->kernel->name);
     }
     free(owner);

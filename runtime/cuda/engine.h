@@ -74,6 +74,10 @@ SYL_NODISCARD syl_status syl_cuda_choose_load(syl_engine *engine, const syl_engi
                                               syl_diag *diag);
 void syl_cuda_choose_unload(syl_cuda_engine *cuda);
 
+/* launch.c: the kernel of a loaded module, allowed its shared memory; gives the driver's result. */
+int syl_cuda_find_kernel(const syl_cuda_driver *driver, cu_module module, const syl_cuda_launch *how,
+                         cu_function *out);
+
 /* weights.c: where weights will lie, and bringing them there, unless *stop tells that they are of no use. Inside of enter. */
 SYL_NODISCARD syl_status syl_cuda_weights_place(const syl_engine *engine, syl_diag *diag, size_t *total);
 SYL_NODISCARD syl_status syl_cuda_weights_load(syl_engine *engine, const atomic_bool *stop, syl_pool *pool,

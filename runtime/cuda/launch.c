@@ -40,6 +40,14 @@ int64_t syl_cuda_round_positions(const syl_cuda_runner *r, int64_t positions) {
                                                                                      : rounded;
 }
 
+int syl_cuda_find_kernel(const syl_cuda_driver *driver, cu_module module, const syl_cuda_launch *how,
+                         cu_function *out) {
+    int result = driver->module_function(out, module, how->entry);
+    if (result == 0 && how->shared > 0)
+        result = driver->function_set(*out, CU_FUNCTION_DYNAMIC_SHARED, (int)how->shared);
+    return result;
+}
+
 int syl_cuda_launch_kernel(const syl_cuda_driver *driver, cu_stream stream, cu_function function,
                            const syl_cuda_launch *how, syl_cuda_arguments *p, int buffers,
                            cu_address workspace, const syl_cuda_counts *counts, bool early) {

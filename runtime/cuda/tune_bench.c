@@ -295,12 +295,8 @@ static syl_status load_code(tune_bench *b, racer *r, syl_diag *diag) {
         check(b, driver->module_load(&r->module, binaries->codes[0].code), "loading a kernel", diag);
     syl_cuda_binaries_destroy(binaries);
     SYL_TRY(status);
-    SYL_TRY(check(b, driver->module_function(&r->function, r->module, r->launch.entry),
-                  "finding a kernel in its module", diag));
-    if (r->launch.shared > 0)
-        SYL_TRY(check(b, driver->function_set(r->function, CU_FUNCTION_DYNAMIC_SHARED, (int)r->launch.shared),
-                      "giving a kernel its shared memory", diag));
-    return SYL_OK;
+    return check(b, syl_cuda_find_kernel(driver, r->module, &r->launch, &r->function),
+                 "finding a kernel in its module", diag);
 }
 
 /* Clean for each variant: what the one before left there is none of its business. */
