@@ -515,10 +515,23 @@ syl_status tune_bench_try(tune_bench *b, const syl_cuda_variant *variant, syl_di
     return status;
 }
 
+/* Another order each round: who ran before may leave the device in a state that suits one more than another. */
+static void shuffle(int *order, int n, uint64_t *random) {
+    for (int i = 0; i < n; i++) {
+        *random ^= *random << 13; /* xorshift64 */
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        int j = (int)(*random % (uint64_t)(i + 1));
+        if (j < i) order[i] = order[j];
+        order[j] = i;
+    }
+}
+
 /* Variants of another process's tries are loaded first. */
 static syl_status race_inside(tune_bench *b, const syl_cuda_variant *variants, int n, syl_diag *diag,
                               tune_verdict *out) {
     double times[TUNE_RACERS][RACE_ROUNDS];
+    uint64_t random = 0x9e3779b97f4a7c15u;
     racer *r = NULL;
     for (int i = 0; i < n; i++) {
         SYL_TRY(enter_racer(b, &variants[i], diag, out, &r));
@@ -529,8 +542,12 @@ static syl_status race_inside(tune_bench *b, const syl_cuda_variant *variants, i
         if (!r->graph) SYL_TRY(capture(b, r, diag));
         SYL_TRY(i ? replay(b, r, diag, &times[i][0]) : warm_up(b, r, diag));
     }
-    for (int round = 0; round < RACE_ROUNDS; round++)
-        for (int i = 0; i < n; i++) SYL_TRY(replay(b, find(b, &variants[i]), diag, &times[i][round]));
+    for (int round = 0; round < RACE_ROUNDS; round++) {
+        int order[TUNE_RACERS];
+        shuffle(order, n, &random);
+        for (int i = 0; i < n; i++)
+            SYL_TRY(replay(b, find(b, &variants[order[i]]), diag, &times[order[i]][round]));
+    }
     for (int i = 0; i < n; i++) out->seconds[i] = median(times[i], RACE_ROUNDS);
     out->n = n;
     return SYL_OK;
