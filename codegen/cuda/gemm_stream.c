@@ -132,8 +132,9 @@ cu_stream_part cu_stream_part_of(const kir_kernel *kernel, const syl_cuda_target
                             .tokens = cu_gemm_branch_bytes(kernel, p.tile.tokens)};
 }
 
-/* Blocks of launches that begin early, as many as there is room for, wait with their first weights in registers: what memory gives until then. What is left is the rest of the weights, and a chain of latencies
- * (measured on an H100): the wait, the prologue, chunks of k, sums of phases, of blocks, and the epilogue. */
+/* Blocks of launches that begin early, as many as there is room for, wait with their first weights in registers: what memory gives until then. What is
+ * left is the rest of the weights, and a chain of latencies (measured on an H100): the wait, the prologue, chunks of k, sums of phases, of blocks, and the
+ * epilogue. */
 double cu_stream_part_cost(const kir_kernel *kernel, const syl_cuda_target *target,
                            const syl_cuda_variant *variant, int registers, double before, int64_t more) {
     plan p = part_of(kernel, variant, registers);

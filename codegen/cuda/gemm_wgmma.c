@@ -5,7 +5,7 @@
 typedef struct plan {
     cu_gemm_tile tile;
     int groups, stages, cluster;
-    int64_t stage, shared;
+    int64_t stage, rows, shared; /* rows: bytes of their values, of the branch or for the epilogue */
 } plan;
 
 static plan plan_of(const kir_kernel *kernel, const syl_cuda_variant *variant) {
@@ -21,9 +21,8 @@ static plan plan_of(const kir_kernel *kernel, const syl_cuda_variant *variant) {
                             .at_once = tokens};
     p.stage = syl_ceil_div(tokens * 128 + p.groups * l.chunk, 1024) * 1024;
     if (cu_gemm_stage_bytes(&p.tile) > p.stages * p.stage) p.tile.at_once = tokens % 64 ? 8 : 64;
-    int64_t rows =
-        cu_gemm_has_branch(kernel) ? cu_gemm_branch_bytes(kernel, tokens) : 16 * tokens; /* ROW_BYTES */
-    p.shared = p.stages * p.stage + rows + 16 * p.stages + 1024;
+    p.rows = cu_gemm_has_branch(kernel) ? cu_gemm_branch_bytes(kernel, tokens) : 16 * tokens; /* ROW_BYTES */
+    p.shared = p.stages * p.stage + p.rows + 16 * p.stages + 1024;
     return p;
 }
 
@@ -63,9 +62,9 @@ syl_status cu_emit_gemm_wgmma(cu_source *s) {
     s->launch->rows_per_block = p.tile.tokens;
     s->launch->blocks_y =
         syl_ceil_div(syl_ceil_div(s->kernel->gemm.n, p.tile.channels), p.cluster) * p.cluster;
-    p.tile.more =
-        syl_arena_printf(s->arena, "    static constexpr int GROUPS = %d, STAGES = %d, CLUSTER = %d;\n",
-                         p.groups, p.stages, p.cluster);
+    p.tile.more = syl_arena_printf(
+        s->arena, "    static constexpr int GROUPS = %d, STAGES = %d, CLUSTER = %d, ROWS_BYTES = %lld;\n",
+        p.groups, p.stages, p.cluster, (long long)p.rows);
     print_wgmma(s, p.tile.tokens);
     return cu_gemm_print(s, &p.tile, "gemm_wgmma");
 }

@@ -122,10 +122,11 @@ static syl_status load_modules(syl_cuda_engine *cuda, const syl_cuda_binaries *b
             if (status == SYL_OK) code->n_modules++;
         }
         if (status == SYL_OK)
-            status = syl_cuda_check(
-                device,
-                syl_cuda_find_kernel(driver, code->modules[owner[i]], &loaded->launch, &loaded->function),
-                "finding a kernel in its module", diag);
+            status =
+                syl_cuda_check(device,
+                               syl_cuda_find_kernel(driver, code->modules[owner[i]], loaded->launch.entry,
+                                                    loaded->launch.shared, &loaded->function),
+                               "finding a kernel in its module", diag);
         if (status != SYL_OK) syl_note(diag, SYL_NOWHERE, "the kernel is %s", loaded->kernel->name);
     }
     free(owner);

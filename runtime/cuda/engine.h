@@ -74,8 +74,8 @@ SYL_NODISCARD syl_status syl_cuda_choose_load(syl_engine *engine, const syl_engi
                                               syl_diag *diag);
 void syl_cuda_choose_unload(syl_cuda_engine *cuda);
 
-/* launch.c: the kernel of a loaded module, allowed its shared memory; gives the driver's result. */
-int syl_cuda_find_kernel(const syl_cuda_driver *driver, cu_module module, const syl_cuda_launch *how,
+/* launch.c: a kernel of a loaded module, allowed `shared` bytes of shared memory; gives the driver's result. */
+int syl_cuda_find_kernel(const syl_cuda_driver *driver, cu_module module, const char *entry, int64_t shared,
                          cu_function *out);
 
 /* weights.c: where weights will lie, and bringing them there, unless *stop tells that they are of no use. Inside of enter. */

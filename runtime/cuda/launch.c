@@ -40,11 +40,11 @@ int64_t syl_cuda_round_positions(const syl_cuda_runner *r, int64_t positions) {
                                                                                      : rounded;
 }
 
-int syl_cuda_find_kernel(const syl_cuda_driver *driver, cu_module module, const syl_cuda_launch *how,
+int syl_cuda_find_kernel(const syl_cuda_driver *driver, cu_module module, const char *entry, int64_t shared,
                          cu_function *out) {
-    int result = driver->module_function(out, module, how->entry);
-    if (result == 0 && how->shared > 0)
-        result = driver->function_set(*out, CU_FUNCTION_DYNAMIC_SHARED, (int)how->shared);
+    int result = driver->module_function(out, module, entry);
+    if (result == 0 && shared > 0)
+        result = driver->function_set(*out, CU_FUNCTION_DYNAMIC_SHARED, (int)shared);
     return result;
 }
 

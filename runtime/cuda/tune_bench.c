@@ -295,7 +295,7 @@ static syl_status load_code(tune_bench *b, racer *r, syl_diag *diag) {
         check(b, driver->module_load(&r->module, binaries->codes[0].code), "loading a kernel", diag);
     syl_cuda_binaries_destroy(binaries);
     SYL_TRY(status);
-    return check(b, syl_cuda_find_kernel(driver, r->module, &r->launch, &r->function),
+    return check(b, syl_cuda_find_kernel(driver, r->module, r->launch.entry, r->launch.shared, &r->function),
                  "finding a kernel in its module", diag);
 }
 
@@ -516,12 +516,9 @@ syl_status tune_bench_try(tune_bench *b, const syl_cuda_variant *variant, syl_di
 }
 
 /* Another order each round: who ran before may leave the device in a state that suits one more than another. */
-static void shuffle(int *order, int n, uint64_t *random) {
+static void shuffle(int *order, int n, tune_generator *g) {
     for (int i = 0; i < n; i++) {
-        *random ^= *random << 13; /* xorshift64 */
-        *random ^= *random >> 7;
-        *random ^= *random << 17;
-        int j = (int)(*random % (uint64_t)(i + 1));
+        int j = (int)((tune_random(g) >> 33) % (uint64_t)(i + 1));
         if (j < i) order[i] = order[j];
         order[j] = i;
     }
@@ -531,7 +528,7 @@ static void shuffle(int *order, int n, uint64_t *random) {
 static syl_status race_inside(tune_bench *b, const syl_cuda_variant *variants, int n, syl_diag *diag,
                               tune_verdict *out) {
     double times[TUNE_RACERS][RACE_ROUNDS];
-    uint64_t random = 0x9e3779b97f4a7c15u;
+    tune_generator random = {1};
     racer *r = NULL;
     for (int i = 0; i < n; i++) {
         SYL_TRY(enter_racer(b, &variants[i], diag, out, &r));

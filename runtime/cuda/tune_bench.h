@@ -35,6 +35,11 @@ SYL_NODISCARD syl_status tune_bench_race(tune_bench *bench, const syl_cuda_varia
 
 /* ---- tune_inputs.c: a unit's buffers ---- */
 
+typedef struct tune_generator {
+    uint64_t state; /* not 0 */
+} tune_generator;
+uint64_t tune_random(tune_generator *generator);
+
 typedef struct tune_buffer {
     size_t at, size;  /* in a set, or in the shared block */
     size_t offset;    /* of the kernel's address behind it */

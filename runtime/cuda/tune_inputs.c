@@ -14,11 +14,7 @@ enum { ALIGN = 256, GUARD = 256, POSITIONS = 1024, BATCH = 64, MOST_CACHE = 128 
 
 /* ---- random values ---- */
 
-typedef struct generator {
-    uint64_t state;
-} generator;
-
-static uint64_t next(generator *g) { /* xorshift64* */
+uint64_t tune_random(tune_generator *g) { /* xorshift64* */
     g->state ^= g->state >> 12;
     g->state ^= g->state << 25;
     g->state ^= g->state >> 27;
@@ -30,8 +26,8 @@ static int64_t elem_bytes(kir_type elem) {
 }
 
 /* A float of any format by its bits: sign, exponent of 2^-4 to 2^0, mantissa. */
-static void put_value(generator *g, kir_type elem, bool positive, unsigned char *to) {
-    uint64_t r = next(g), sign = positive ? 0 : r >> 63, exponent = (r >> 40) % 5;
+static void put_value(tune_generator *g, kir_type elem, bool positive, unsigned char *to) {
+    uint64_t r = tune_random(g), sign = positive ? 0 : r >> 63, exponent = (r >> 40) % 5;
     uint32_t f32 = (uint32_t)(sign << 31 | (123 + exponent) << 23 | (r & 0x7fffff));
     uint16_t bf16 = (uint16_t)(f32 >> 16), f16 = (uint16_t)(sign << 15 | (11 + exponent) << 10 | (r & 0x3ff));
     uint64_t f64 = sign << 63 | (1019 + exponent) << 52 | (r & 0xfffffffffffff);
@@ -49,7 +45,7 @@ static void put_value(generator *g, kir_type elem, bool positive, unsigned char 
 /* Random values up to PERIOD, which is prime so that rows differ; then the same again, at the speed of memory. */
 enum { PERIOD = 65521 };
 
-static void fill(generator *g, kir_type elem, bool positive, void *to, int64_t n) {
+static void fill(tune_generator *g, kir_type elem, bool positive, void *to, int64_t n) {
     unsigned char *at = to;
     int64_t unit = elem_bytes(elem);
     for (int64_t i = 0; i < n && i < PERIOD; i++) put_value(g, elem, positive, at + i * unit);
@@ -126,24 +122,24 @@ static void plan_cache(const kir_kernel *kernel, tune_inputs *in) {
 }
 
 /* Scales and zero points are what quantizing makes; codes are any. */
-static void fill_groups(generator *g, kir_codes codes, int64_t groups, unsigned char *at) {
+static void fill_groups(tune_generator *g, kir_codes codes, int64_t groups, unsigned char *at) {
     for (int64_t i = 0; i < groups; i++, at += KIR_GROUP_BYTES) {
         fill(g, KIR_BF16, true, at, SYL_KV_PAGE);
         for (int p = 0; p < SYL_KV_PAGE; p++)
-            at[KIR_GROUP_ZEROS + p] = (unsigned char)(next(g) % (codes.bits == 4 ? 16 : 256));
+            at[KIR_GROUP_ZEROS + p] = (unsigned char)(tune_random(g) % (codes.bits == 4 ? 16 : 256));
     }
 }
 
-static void fill_part(generator *g, const kir_cache *cache, kir_codes codes, unsigned char *at,
+static void fill_part(tune_generator *g, const kir_cache *cache, kir_codes codes, unsigned char *at,
                       int64_t size) {
     if (!codes.bits) {
         fill(g, cache->elem, false, at, size / elem_bytes(cache->elem));
         return;
     }
-    for (int64_t i = 0; i < size; i++) at[i] = (unsigned char)(next(g) >> 32);
+    for (int64_t i = 0; i < size; i++) at[i] = (unsigned char)(tune_random(g) >> 32);
 }
 
-static void fill_page(generator *g, const kir_cache *cache, unsigned char *page) {
+static void fill_page(tune_generator *g, const kir_cache *cache, unsigned char *page) {
     kir_cache_layout l = kir_cache_layout_of(cache);
     for (int h = 0; h < cache->heads; h++, page += l.size) {
         int64_t values_end = l.k_groups < l.size ? l.k_groups : l.size;
@@ -154,7 +150,7 @@ static void fill_page(generator *g, const kir_cache *cache, unsigned char *page)
     }
 }
 
-static void fill_cache(generator *g, const kir_kernel *kernel, tune_inputs *in, unsigned char *to) {
+static void fill_cache(tune_generator *g, const kir_kernel *kernel, tune_inputs *in, unsigned char *to) {
     int64_t stride = in->pages / in->sequences;
     for (int64_t p = 0; p < in->pages; p++) {
         unsigned char *page = to + p * in->page_bytes;
@@ -168,7 +164,7 @@ static void fill_cache(generator *g, const kir_kernel *kernel, tune_inputs *in, 
         in->table[(i % in->sequences) * stride + i / in->sequences] = (int32_t)i;
 }
 
-static void fill_indices(generator *g, const tune_inputs *in, const roles *r, int b, int64_t limit,
+static void fill_indices(tune_generator *g, const tune_inputs *in, const roles *r, int b, int64_t limit,
                          int32_t *to) {
     for (int64_t i = 0; i < in->rows; i++) {
         if (b == r->positions)
@@ -176,7 +172,7 @@ static void fill_indices(generator *g, const tune_inputs *in, const roles *r, in
         else if (b == r->sequences)
             to[i] = (int32_t)(in->sequences > 1 ? i : 0);
         else
-            to[i] = (int32_t)((int64_t)(next(g) >> 33) % limit);
+            to[i] = (int32_t)((int64_t)(tune_random(g) >> 33) % limit);
     }
 }
 
@@ -265,7 +261,7 @@ static int64_t rows_of(const syl_engine *engine, const tune_inputs *in, int buff
     return in->rows;
 }
 
-static void fill_buffer(generator *g, const syl_engine *engine, tune_inputs *in, const roles *r, int b) {
+static void fill_buffer(tune_generator *g, const syl_engine *engine, tune_inputs *in, const roles *r, int b) {
     const kir_buffer *buffer = &in->kernel->buffers.p[b];
     unsigned char *to = in->buffers[b].bytes, values[4 * PERIOD + 64];
     memset(to, 0, in->buffers[b].size);
@@ -284,7 +280,7 @@ static void fill_buffer(generator *g, const syl_engine *engine, tune_inputs *in,
 }
 
 static syl_status make_buffer(const syl_engine *engine, syl_pool *pool, tune_inputs *in, const roles *r,
-                              int b, tune_weights *weights, generator *g, syl_diag *diag) {
+                              int b, tune_weights *weights, tune_generator *g, syl_diag *diag) {
     const kir_buffer *buffer = &in->kernel->buffers.p[b];
     const syl_plan_arg *arg = &in->step->args[b];
     tune_buffer *out = &in->buffers[b];
@@ -326,7 +322,7 @@ static syl_status find_step(const syl_engine *engine, size_t kernel, syl_diag *d
 
 syl_status tune_inputs_make(const syl_engine *engine, syl_pool *pool, size_t kernel, int64_t rows,
                             tune_weights *weights, syl_diag *diag, tune_inputs *out) {
-    generator g = {.state = 0x9e3779b97f4a7c15u + kernel};
+    tune_generator g = {.state = 0x9e3779b97f4a7c15u + kernel};
     *out = (tune_inputs){.rows = rows};
     SYL_TRY(find_step(engine, kernel, diag, out));
     const kir_kernel *k = out->kernel;

@@ -305,16 +305,23 @@ static syl_status dry_run(test *t, gpu_problem *p, size_t index) {
     return status;
 }
 
+/* Fewer rows, and positions that are several blocks of a sequence still. */
+static void make_brief(gpu_problem_spec *spec) {
+    if (spec->multiple > 1)
+        spec->max_rows = spec->multiple * 4;
+    else if (spec->max_rows > 130)
+        spec->max_rows = 130;
+    for (int i = 0; i < spec->context.sequences; i++)
+        if (spec->context.lengths[i] > BRIEF_POSITIONS) spec->context.lengths[i] = BRIEF_POSITIONS;
+}
+
 static void run_problem(test *t, size_t index) {
     gpu_problem_spec spec = t->cases.problems.p[index];
     int64_t number = t->first_case[index];
     job *j = calloc(1, sizeof *j);
     if (!j) abort();
     j->t = t;
-    if (t->set.brief && spec.multiple == 1) spec.max_rows = spec.max_rows < 130 ? spec.max_rows : 130;
-    if (t->set.brief && spec.multiple > 1) spec.max_rows = spec.multiple * 4;
-    for (int i = 0; t->set.brief && i < spec.context.sequences; i++) /* several blocks a sequence still */
-        if (spec.context.lengths[i] > BRIEF_POSITIONS) spec.context.lengths[i] = BRIEF_POSITIONS;
+    if (t->set.brief) make_brief(&spec);
     if (t->set.dry) spec.max_rows = spec.multiple > 1 ? spec.multiple * 2 : 9;
     j->n_rows = gpu_case_rows(&spec, index, j->rows);
     if (t->set.brief && j->n_rows > BRIEF_ROWS) {

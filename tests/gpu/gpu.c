@@ -191,10 +191,11 @@ syl_status gpu_compile(gpu *g, const kir_kernel *kernel, const syl_cuda_variant 
     return status;
 }
 
-static cu_function load(gpu *g, struct gpu_code *c, const syl_cuda_launch *how) {
+static cu_function load(gpu *g, struct gpu_code *c, const char *entry, int64_t shared) {
     if (!c->module) {
         gpu_must(g, g->driver.module_load(&c->module, c->output.code), "loading code");
-        gpu_must(g, syl_cuda_find_kernel(&g->driver, c->module, how, &c->function), "finding a kernel");
+        gpu_must(g, syl_cuda_find_kernel(&g->driver, c->module, entry, shared, &c->function),
+                 "finding a kernel");
     }
     return c->function;
 }
@@ -205,7 +206,8 @@ void gpu_launch(gpu *g, gpu_kernel *k, const cu_address *buffers, cu_address wor
     int n = (int)k->kernel->buffers.n;
     memcpy(arguments.words, buffers, (size_t)n * sizeof *buffers);
     gpu_must(g,
-             syl_cuda_launch_kernel(&g->driver, g->stream, load(g, k->code, &k->launch), &k->launch,
+             syl_cuda_launch_kernel(&g->driver, g->stream,
+                                    load(g, k->code, k->launch.entry, k->launch.shared), &k->launch,
                                     &arguments, n, workspace, &(syl_cuda_counts){rows, positions},
                                     !g->plain && g->capability >= 90),
              k->kernel->name);
@@ -217,10 +219,8 @@ cu_function gpu_build(gpu *g, const char *name, const char *source) {
         fprintf(stderr, "%s does not compile\n", name);
         exit(1);
     }
-    syl_cuda_launch how = {0};
-    snprintf(how.entry, sizeof how.entry, "%s", name);
     gpu_enter(g);
-    cu_function function = load(g, c, &how);
+    cu_function function = load(g, c, name, 0);
     gpu_leave(g);
     return function;
 }

@@ -54,7 +54,7 @@ template <class S, class W> __device__ void gemm_wgmma(const typename S::Args &a
     typedef Ring<S, W> R;
     uint8_t *shared = shared_memory + (1024 - shared_address(shared_memory) % 1024) % 1024; // the same in every block of a cluster
     uint8_t *t = shared + S::STAGES * R::STAGE;
-    uint32_t ring = shared_address(shared), full = ring + S::STAGES * R::STAGE + (S::RANK > 0 ? S::T_BYTES : TileEnd<S>::ROW_BYTES * S::TOKENS), empty = full + 8 * S::STAGES;
+    uint32_t ring = shared_address(shared), full = ring + S::STAGES * R::STAGE + S::ROWS_BYTES, empty = full + 8 * S::STAGES;
     int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     if (thread == 0) {
         for (int s = 0; s < S::STAGES; s++) {
